@@ -1,0 +1,44 @@
+# `make demo` sees it work, `make test` runs the tests. Each sets up its own virtual environment first, once.
+# Needed on the machine: make, and Python 3.11 or later with venv.
+
+VENV ?= .venv
+# The first of these that is recent enough; if none is, python3, for the message.
+IS_RECENT = import sys; sys.exit(sys.version_info < (3, 11))
+PYTHON ?= $(or $(shell for each in python3 python3.14 python3.13 python3.12 python3.11; do \
+    $$each -c '$(IS_RECENT)' 2>/dev/null && echo $$each && break; done),python3)
+WORKERS ?= 2
+
+INSTALL = $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check
+PYTEST = $(VENV)/bin/python -m pytest -n $(WORKERS)
+
+.PHONY: demo test test-slow check clean
+
+demo: $(VENV)/.installed
+	@$(VENV)/bin/koguma demo
+
+test: $(VENV)/.installed-dev
+	$(PYTEST) -m "not slow"
+
+test-slow: $(VENV)/.installed-dev
+	$(PYTEST) -m slow
+
+check: $(VENV)/.installed-dev
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
+	$(VENV)/bin/lint-imports
+
+$(VENV)/bin/python:
+	@$(PYTHON) -c '$(IS_RECENT)' || { echo 'Python 3.11 or later is needed: make PYTHON=/path/to/python3.11'; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.installed: pyproject.toml | $(VENV)/bin/python
+	$(INSTALL) --editable .
+	touch $@
+
+$(VENV)/.installed-dev: pyproject.toml | $(VENV)/bin/python
+	$(INSTALL) --editable '.[dev]'
+	touch $(VENV)/.installed $@
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis

@@ -1,0 +1,1 @@
+"""Side by side with its peers: the same work, the same run, the same core."""

@@ -1,0 +1,332 @@
+"""Files in, validated resources out, with everything that is wrong on the way.
+
+Nothing here raises for what a file says: a broken document is a :class:`Document` without a resource, still
+under its key, so that a reload can keep what it had; a file of which a part cannot even be named is in
+:attr:`Loaded.unreadable_files`.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from hashlib import sha256
+from pathlib import Path as FilePath
+from typing import TypeAlias
+
+from config import document as yaml_document
+from config.document import MAX_BYTES, Fault, LineTree, format_path, line_at, parse_path
+from config.problems import Problem, Severity
+from config.resources.meta import Resource, open_envelope
+from config.resources.registry import KINDS, is_foreign, kind_of, read
+from config.resources.shape import Violation, wrong_type
+from config.template import TemplateError, Variables, render
+
+SUFFIXES = (".yaml", ".yml", ".json")
+STDIN = "-"
+
+Key: TypeAlias = tuple[str, str, str, str]
+"""Kind, mesh (empty for a kind that belongs to none), name, namespace (empty in the Universal form)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """One document of a file. ``resource`` is ``None`` where it has errors, or is of a kind that is not used
+    here.
+    """
+
+    kind: str
+    mesh: str
+    name: str
+    namespace: str
+    file: str
+    line: int
+    resource: Resource | None
+    problems: tuple[Problem, ...]
+    lines: LineTree = field(repr=False, compare=False)
+
+    @property
+    def key(self) -> Key:
+        return (self.kind, self.mesh, self.name, self.namespace)
+
+    @property
+    def is_broken(self) -> bool:
+        return any(problem.is_error for problem in self.problems)
+
+    def line_of(self, field: str) -> int:
+        """The line of a field, or of the nearest object around it that exists. ``field`` is a path as in
+        :class:`Problem`; ``name``, ``mesh`` and a Dataplane's ``networking`` are found in the Kubernetes form
+            too.
+        """
+        path = parse_path(field)
+        members = {} if isinstance(self.lines, int) else self.lines[1]
+        if path and path[0] not in members and isinstance(members, dict):
+            for outer in ("spec", "metadata"):
+                inner = members.get(outer, 0)
+                if not isinstance(inner, int) and path[0] in inner[1]:
+                    return line_at(inner, path)
+        return line_at(self.lines, path)
+
+    def problem(self, field: str, message: str, severity: Severity = Severity.ERROR) -> Problem:
+        """A problem of this document, found by a later stage."""
+        return Problem(self.file, self.line_of(field), self.kind, self.mesh, self.name, field, message, severity)
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """``problems`` are those of files; each document has its own."""
+
+    documents: tuple[Document, ...] = ()
+    problems: tuple[Problem, ...] = ()
+    unreadable_files: frozenset[str] = frozenset()
+
+    @property
+    def all_problems(self) -> list[Problem]:
+        """Sorted by file and line."""
+        return sorted([*self.problems, *(problem for document in self.documents for problem in document.problems)])
+
+    @property
+    def resources(self) -> Iterator[Resource]:
+        return (document.resource for document in self.documents if document.resource is not None)
+
+
+def load_resources(paths: Sequence[str | FilePath]) -> Loaded:
+    """Read files, and directories with all their ``*.yaml``, ``*.yml`` and ``*.json`` files, in sorted order.
+
+    Hidden entries of a directory are passed over, among them the ``..data`` that Kubernetes keeps beside the
+    links into it; links to files are followed, links to directories are not. A file that is reached twice is
+    read once.
+    """
+    return Loader().load(paths)
+
+
+class Loader:
+    """Loads again and again: a file whose content did not change gives the very documents that it gave before."""
+
+    def __init__(self) -> None:
+        self._cache: _Cache = {}
+
+    def load(self, paths: Sequence[str | FilePath]) -> Loaded:
+        """As :func:`load_resources`."""
+        loading = _Loading(self._cache)
+        _load(paths, loading)
+        self._cache = loading.read_now
+        return loading.finish()
+
+
+def _load(paths: Sequence[str | FilePath], loading: _Loading) -> None:
+    seen: set[str] = set()
+    for path in paths:
+        try:
+            files = list(_files(FilePath(path)))
+        except OSError as error:
+            loading.unreadable(str(path), 1, _os_message(error))
+            continue
+        for file in files:
+            real = os.path.realpath(file)
+            if real not in seen:
+                seen.add(real)
+                loading.read_file(file)
+
+
+def load_dataplane(path: str | FilePath, variables: Variables, stdin: str = "") -> Loaded:
+    """Read a Dataplane file, a Mustache template, with ``variables`` filled in; ``-`` takes the text from
+    ``stdin``.
+
+    Lines are those of the rendered text. A file that does not hold exactly one Dataplane has a problem.
+    """
+    file = "<stdin>" if str(path) == STDIN else str(path)
+    loading = _Loading()
+    try:
+        data = stdin.encode("utf-8", "surrogateescape") if str(path) == STDIN else _read(FilePath(path))
+    except OSError as error:
+        loading.unreadable(file, 1, _os_message(error))
+        return loading.finish()
+    try:
+        # What is too large or not UTF-8 stays as it is, for the parser to refuse.
+        if len(data) <= MAX_BYTES:
+            data = render(data.decode("utf-8-sig"), variables).encode()
+    except UnicodeDecodeError:
+        pass
+    except TemplateError as error:
+        loading.unreadable(file, error.line, str(error))
+        return loading.finish()
+    loading.read(file, data)
+    return _only_dataplane(loading.finish(), file)
+
+
+def _only_dataplane(loaded: Loaded, file: str) -> Loaded:
+    documents: list[Document] = []
+    found = False
+    for document in loaded.documents:
+        extra = None
+        if document.kind and document.kind != "Dataplane":
+            extra = f"only a Dataplane belongs here: {document.kind} is read from --resources"
+        elif found:
+            extra = "only one Dataplane belongs here"
+        found = found or document.kind == "Dataplane"
+        if extra is not None:
+            problem = document.problem("kind" if "kind" in _keys(document.lines) else "type", extra)
+            document = replace(document, resource=None, problems=(*document.problems, problem))
+        documents.append(document)
+    problems = loaded.problems
+    if not documents and not problems:
+        problems = (Problem(file, 1, "", "", "", "", "the file has no Dataplane"),)
+    return Loaded(tuple(documents), problems, loaded.unreadable_files)
+
+
+@dataclass(frozen=True, slots=True)
+class _Contents:
+    """What one file held."""
+
+    digest: bytes
+    documents: tuple[Document, ...]
+    faults: tuple[Fault, ...]
+
+
+_Cache: TypeAlias = "dict[str, _Contents]"
+"""By file name."""
+
+
+def _read_contents(file: str, data: bytes, digest: bytes) -> _Contents:
+    parsed = yaml_document.parse(data)
+    found = (_document(file, value, lines, faults) for value, lines, faults in _unpacked(parsed.documents))
+    return _Contents(digest, tuple(document for document in found if document is not None), tuple(parsed.faults))
+
+
+class _Loading:
+    """What has been read so far."""
+
+    def __init__(self, cache: _Cache | None = None) -> None:
+        self._cache = cache or {}
+        self.read_now: _Cache = {}
+        self._documents: list[Document] = []
+        self._problems: list[Problem] = []
+        self._unreadable: set[str] = set()
+        self._places: dict[Key, Document] = {}
+
+    def finish(self) -> Loaded:
+        return Loaded(tuple(self._documents), tuple(self._problems), frozenset(self._unreadable))
+
+    def unreadable(self, file: str, line: int, message: str) -> None:
+        self._unreadable.add(file)
+        self._problems.append(Problem(file, line, "", "", "", "", message))
+
+    def read_file(self, file: FilePath) -> None:
+        try:
+            data = _read(file)
+        except OSError as error:
+            self.unreadable(str(file), 1, _os_message(error))
+        else:
+            self.read(str(file), data)
+
+    def read(self, file: str, data: bytes) -> None:
+        digest = sha256(data).digest()
+        known = self._cache.get(file)
+        contents = known if known is not None and known.digest == digest else _read_contents(file, data, digest)
+        self.read_now[file] = contents
+        for fault in contents.faults:
+            self.unreadable(file, fault.line, fault.message)
+        for document in contents.documents:
+            if document.is_broken and not (document.kind and document.name):
+                self._unreadable.add(file)
+            self._documents.append(self._unique(document))
+
+    def _unique(self, document: Document) -> Document:
+        if document.kind not in KINDS or not document.name:
+            return document
+        first = self._places.setdefault(document.key, document)
+        if first is document:
+            return document
+        problem = document.problem("name", f"already defined at {first.file}:{first.line}")
+        return replace(document, resource=None, problems=(*document.problems, problem))
+
+
+def _unpacked(
+    documents: Iterable[yaml_document.Document],
+) -> Iterator[tuple[yaml_document.Value, LineTree, tuple[Fault, ...]]]:
+    """The documents, with a Kubernetes ``List`` (as ``kubectl get`` prints it) replaced by its items."""
+    for document in documents:
+        value, lines = document.value, document.lines
+        if not document.faults and isinstance(value, dict) and value.get("kind") == "List":
+            items, members = value.get("items"), _keys(lines).get("items", 0)
+            if isinstance(items, list) and not isinstance(members, int) and isinstance(members[1], list):
+                yield from ((item, where, ()) for item, where in zip(items, members[1], strict=True))
+                continue
+        yield value, lines, document.faults
+
+
+def _document(file: str, value: yaml_document.Value, lines: LineTree, faults: tuple[Fault, ...]) -> Document | None:
+    """``None`` for what is none of our business."""
+    line = line_at(lines, ())
+    if not isinstance(value, dict):
+        problem = Problem(file, line, "", "", "", "", wrong_type("object", value))
+        problems = tuple(Problem(file, fault.line, "", "", "", fault.field, fault.message) for fault in faults)
+        return Document("", "", "", "", file, line, None, problems or (problem,), lines)
+    envelope = open_envelope(value)
+    if is_foreign(envelope):
+        return None
+    kind = kind_of(envelope)
+    has_mesh = kind not in KINDS or KINDS[kind].has_mesh
+    document = Document(
+        kind,
+        envelope.mesh if has_mesh else "",
+        envelope.name,
+        envelope.namespace,
+        file,
+        line,
+        None,
+        (),
+        lines,
+    )
+    if faults:
+        found = [
+            Problem(file, fault.line, kind, document.mesh, document.name, fault.field, fault.message)
+            for fault in faults
+        ]
+        return replace(document, problems=tuple(found))
+    resource, violations = read(envelope)
+    problems = tuple(sorted(_problem(document, violation) for violation in violations))
+    return replace(document, resource=resource, problems=problems)
+
+
+def _problem(document: Document, violation: Violation) -> Problem:
+    return Problem(
+        document.file,
+        line_at(document.lines, violation.path),
+        document.kind,
+        document.mesh,
+        document.name,
+        format_path(violation.path) if violation.shown is None else violation.shown,
+        violation.message,
+        violation.severity,
+    )
+
+
+def _keys(lines: LineTree) -> dict[str, LineTree]:
+    return lines[1] if not isinstance(lines, int) and isinstance(lines[1], dict) else {}
+
+
+def _files(path: FilePath) -> Iterator[FilePath]:
+    """A file, whatever its name; or the files of a directory."""
+    if not path.is_dir():
+        yield path
+        return
+    for entry in sorted(path.iterdir()):
+        if entry.name.startswith("."):
+            continue
+        if entry.is_dir():
+            if not entry.is_symlink():
+                yield from _files(entry)
+        elif entry.suffix in SUFFIXES and (entry.is_file() or entry.is_symlink()):
+            yield entry
+
+
+def _read(file: FilePath) -> bytes:
+    """At most one byte more than the parser takes."""
+    with file.open("rb") as stream:
+        return stream.read(MAX_BYTES + 1)
+
+
+def _os_message(error: OSError) -> str:
+    return f"cannot be read: {error.strerror or error}"

@@ -1,0 +1,189 @@
+"""The plan: what to run, and nothing about how it was asked for.
+
+An immutable, comparable tree. ``config`` makes plans, ``proxy`` applies the difference between two of them.
+Nothing on the data path looks at a resource, a label or YAML: everything it needs is here, resolved.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from ipaddress import IPv4Address, IPv6Address
+from typing import TypeVar
+
+from tls.policy import Origination
+
+
+class Protocol(StrEnum):
+    """``match.protocol``."""
+
+    TCP = "tcp"
+    HTTP = "http"
+    HTTP2 = "http2"
+    GRPC = "grpc"
+
+
+class Direction(StrEnum):
+    INBOUND = "inbound"
+    OUTBOUND = "outbound"
+
+
+@dataclass(frozen=True, slots=True)
+class IpTarget:
+    """An endpoint given as an address and a port."""
+
+    address: IPv4Address | IPv6Address
+    port: int
+
+    def __str__(self) -> str:
+        return f"[{self.address}]:{self.port}" if self.address.version == 6 else f"{self.address}:{self.port}"
+
+
+@dataclass(frozen=True, slots=True)
+class DnsTarget:
+    """An endpoint given by name: every address that the name has is an endpoint (Envoy's STRICT_DNS)."""
+
+    name: str
+    port: int
+
+    def __str__(self) -> str:
+        return f"{self.name}:{self.port}"
+
+
+@dataclass(frozen=True, slots=True)
+class UnixTarget:
+    """A unix socket. ``path`` starts with ``@`` for one in the abstract namespace."""
+
+    path: str
+
+    def __str__(self) -> str:
+        return f"unix://{self.path}"
+
+
+Target = IpTarget | DnsTarget | UnixTarget
+
+
+@dataclass(frozen=True, slots=True)
+class EndpointPlan:
+    target: Target
+    priority: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class ClusterPlan:
+    """A service: where its bytes may go, and on which terms. ``name`` is a KRI."""
+
+    name: str
+    mesh: str
+    service: str
+    protocol: Protocol
+    endpoints: tuple[EndpointPlan, ...]
+    tls: Origination | None = None
+    connect_timeout_s: float = 5.0
+    idle_timeout_s: float = 3600.0
+    max_connections: int = 1024
+    max_connect_attempts: int = 5
+
+    @property
+    def dns_names(self) -> Iterator[str]:
+        """The names that must be resolved, as often as they are listed."""
+        return (endpoint.target.name for endpoint in self.endpoints if isinstance(endpoint.target, DnsTarget))
+
+
+class Access(StrEnum):
+    ALLOW = "allow"
+    FORBID = "forbid"
+
+
+@dataclass(frozen=True, slots=True)
+class ListenerPlan:
+    """A listening socket and the cluster behind it. ``name`` is unique in a plan."""
+
+    name: str
+    direction: Direction
+    address: IPv4Address | IPv6Address
+    port: int
+    protocol: Protocol
+    cluster: str
+    access: Access = Access.ALLOW
+
+    @property
+    def bind(self) -> str:
+        return f"[{self.address}]:{self.port}" if self.address.version == 6 else f"{self.address}:{self.port}"
+
+
+@dataclass(frozen=True, slots=True)
+class AdminPlan:
+    address: str = "127.0.0.1"
+    port: int = 9901
+
+
+@dataclass(frozen=True, slots=True)
+class ProxyIdentity:
+    """Who this process is in the mesh."""
+
+    mesh: str
+    name: str
+    zone: str = "default"
+    labels: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Everything that runs. Keys of the mappings are the names of their values."""
+
+    proxy: ProxyIdentity
+    listeners: Mapping[str, ListenerPlan] = field(default_factory=dict)
+    clusters: Mapping[str, ClusterPlan] = field(default_factory=dict)
+    admin: AdminPlan = AdminPlan()
+
+
+Part = ListenerPlan | ClusterPlan
+
+
+@dataclass(frozen=True, slots=True)
+class Add:
+    part: Part
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    old: Part
+    new: Part
+
+
+@dataclass(frozen=True, slots=True)
+class Remove:
+    part: Part
+
+
+Step = Add | Change | Remove
+
+P = TypeVar("P", ListenerPlan, ClusterPlan)
+
+
+def diff(old: Plan, new: Plan) -> list[Step]:
+    """The steps from one plan to another, in the order in which they are safe to perform: clusters appear before the
+    listeners that use them, and listeners go before the clusters that they used.
+    """
+    cluster_steps = list(_changes(old.clusters, new.clusters))
+    listener_steps = list(_changes(old.listeners, new.listeners))
+    return [
+        *(step for step in cluster_steps if not isinstance(step, Remove)),
+        *(step for step in listener_steps if isinstance(step, Remove)),
+        *(step for step in listener_steps if not isinstance(step, Remove)),
+        *(step for step in cluster_steps if isinstance(step, Remove)),
+    ]
+
+
+def _changes(old: Mapping[str, P], new: Mapping[str, P]) -> Iterator[Step]:
+    for name, part in new.items():
+        before = old.get(name)
+        if before is None:
+            yield Add(part)
+        elif before is not part and before != part:
+            yield Change(before, part)
+    for name, part in old.items():
+        if name not in new:
+            yield Remove(part)

@@ -1,0 +1,405 @@
+"""From resources to a plan, remembering what was good.
+
+A planner is fed the whole set of documents each time something changed. A resource that has become wrong keeps its last
+good version, one that never was good is absent, and nothing else notices either (a Mesh that never could be read counts
+as forbidding: what it might have forbidden is not known). Compiling is pure given (documents, time, environment,
+what was good before); services whose document and secrets did not change are not compiled again.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from datetime import datetime
+from enum import StrEnum
+from ipaddress import ip_address
+
+from config.load import Document, Key, Loaded
+from config.plan import (
+    Access,
+    AdminPlan,
+    ClusterPlan,
+    Direction,
+    EndpointPlan,
+    IpTarget,
+    ListenerPlan,
+    Plan,
+    ProxyIdentity,
+)
+from config.problems import Problem, Severity
+from config.resources.dataplane import BackendKind, Dataplane, Inbound, Networking, Outbound, State
+from config.resources.mesh import Mesh
+from config.resources.meshexternalservice import MeshExternalService
+from config.resources.meta import DISPLAY_NAME_LABEL, MESH_LABEL, ZONE_LABEL, Meta
+from config.resources.names import is_ip
+from config.resources.registry import KINDS
+from config.resources.secret import GlobalSecret, Secret
+from config.services import Compiled, ServiceCompiler, Unusable
+
+IDENTITY_KINDS = frozenset({"MeshIdentity", "MeshTLS"})
+
+
+class Health(StrEnum):
+    GOOD = "good"
+    STALE = "stale"
+    """Wrong now; the last good version is in force."""
+    BROKEN = "broken"
+    """Wrong, and never was good: absent."""
+
+
+@dataclass(frozen=True, slots=True)
+class ResourceState:
+    """One resource of the set, for ``/resources`` and ``inspect``."""
+
+    kind: str
+    mesh: str
+    name: str
+    kri: str
+    file: str
+    line: int
+    health: Health
+    problems: tuple[Problem, ...]
+    cluster: ClusterPlan | None = None
+    """For a MeshExternalService: the plan in force."""
+
+    def conditions(self) -> list[dict[str, str]]:
+        """As Kuma writes conditions."""
+        faults = "; ".join(f"{p.field}: {p.message}" if p.field else p.message for p in self.problems if p.is_error)
+        accepted = self.health is Health.GOOD
+        conditions = [
+            {
+                "type": "Accepted",
+                "status": "True" if accepted else "False",
+                "reason": "Accepted" if accepted else "Invalid",
+                "message": faults,
+            }
+        ]
+        if self.health is Health.STALE:
+            conditions.append(
+                {
+                    "type": "LastGoodKept",
+                    "status": "True",
+                    "reason": "Invalid",
+                    "message": "the last good version stays in force",
+                }
+            )
+        return conditions
+
+
+@dataclass(frozen=True, slots=True)
+class Planned:
+    """``plan`` is ``None`` where there is no usable Dataplane, now or before."""
+
+    plan: Plan | None
+    problems: tuple[Problem, ...]
+    resources: tuple[ResourceState, ...]
+
+    @property
+    def has_errors(self) -> bool:
+        return any(problem.is_error for problem in self.problems)
+
+
+@dataclass(frozen=True, slots=True)
+class _GoodService:
+    document: Document
+    secrets: tuple[tuple[str, bytes | None], ...]
+    """What it referred to, and what that held: the service is compiled anew when one changes."""
+    compiled: Compiled
+
+
+@dataclass(slots=True)
+class Settings:
+    """What is not in any resource."""
+
+    environ: Mapping[str, str]
+    admin_address: str = "127.0.0.1"
+    admin_port: int | None = None
+    partial: bool = False
+    """The set may be a part of the real one (``validate``): what is missing from it is a warning."""
+
+
+class Planner:
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._good: dict[Key, Document] = {}
+        self._services: dict[Key, _GoodService] = {}
+        self._dataplane: Document | None = None
+
+    def plan(self, resources: Loaded, dataplane: Loaded | None, now: datetime) -> Planned:
+        problems = [*resources.problems, *(p for d in resources.documents for p in d.problems)]
+        current: dict[Key, Document] = {}
+        for document in resources.documents:
+            current.setdefault(document.key, document)  # of two with one key the first counts; the loader says so
+        self._forget(current, resources.unreadable_files)
+        states: list[ResourceState] = []
+        for key, document in current.items():
+            if document.resource is not None and key[0] != MeshExternalService.kind:
+                self._good[key] = document
+        secrets = self._secrets()
+        used: set[tuple[str, str]] = set()
+
+        def secret(mesh: str, name: str) -> bytes | None:
+            used.add((mesh, name))
+            return secrets.get((mesh, name))
+
+        compiler = ServiceCompiler(secret, now, self._settings.environ)
+        for key, document in current.items():
+            if key[0] == MeshExternalService.kind:
+                used.clear()
+                found, state = self._service(key, document, compiler, secrets, used)
+                problems.extend(found)
+                states.append(state)
+            elif document.kind in KINDS:
+                states.append(self._state(key, document))
+        for key in self._services.keys() - current.keys():  # in files that cannot be read any more
+            good = self._services[key]
+            states.append(_row(key, good.document, Health.STALE, (), good.compiled.plan))
+        plan = None
+        if dataplane is not None:
+            found, plan = self._dataplane_plan(dataplane, resources, current)
+            problems.extend(found)
+        return Planned(plan, tuple(problems), tuple(states))
+
+    # What was good
+
+    def _forget(self, current: Mapping[Key, Document], unreadable: Iterable[str]) -> None:
+        """Drop what is no longer in the set. What stood in a file that cannot be read now is not known to be gone."""
+        places = tuple(unreadable)
+
+        def is_gone(key: Key, document: Document) -> bool:
+            return key not in current and not any(
+                document.file == place or document.file.startswith(place + os.sep) for place in places
+            )
+
+        for key, document in tuple(self._good.items()):
+            if is_gone(key, document):
+                del self._good[key]
+        for key, service in tuple(self._services.items()):
+            if is_gone(key, service.document):
+                del self._services[key]
+
+    def _state(self, key: Key, document: Document) -> ResourceState:
+        if document.resource is not None:
+            health = Health.GOOD
+        else:
+            health = Health.STALE if key in self._good else Health.BROKEN
+        return _row(key, document, health, document.problems, None)
+
+    def _secrets(self) -> dict[tuple[str, str], bytes]:
+        """By (mesh, name). A global secret belongs to no mesh, so no service can name it."""
+        found: dict[tuple[str, str], bytes] = {}
+        for document in self._good.values():
+            if isinstance(document.resource, Secret) and not isinstance(document.resource, GlobalSecret):
+                found[document.mesh, document.name] = document.resource.data
+        return found
+
+    # Services
+
+    def _service(
+        self,
+        key: Key,
+        document: Document,
+        compiler: ServiceCompiler,
+        secrets: Mapping[tuple[str, str], bytes],
+        used: set[tuple[str, str]],
+    ) -> tuple[list[Problem], ResourceState]:
+        good = self._services.get(key)
+        service = document.resource
+        if not isinstance(service, MeshExternalService):
+            return [], self._broken(key, document, document.problems)
+        if (
+            good is not None
+            and good.document is document
+            and all(secrets.get((document.mesh, name)) == content for name, content in good.secrets)
+        ):
+            compiled = good.compiled
+        else:
+            try:
+                compiled = compiler.compile(service)
+            except Unusable as exc:
+                severity = Severity.WARNING if exc.missing and self._settings.partial else Severity.ERROR
+                problem = document.problem(exc.field, exc.message, severity)
+                fault = replace(problem, severity=Severity.ERROR)
+                return [problem], self._broken(key, document, (*document.problems, fault))
+            contents = tuple((name, secrets.get((mesh, name))) for mesh, name in sorted(used))
+            self._services[key] = _GoodService(document, contents, compiled)
+        warnings = [document.problem(field, text, Severity.WARNING) for field, text in compiled.warnings]
+        return warnings, _row(key, document, Health.GOOD, (*document.problems, *warnings), compiled.plan)
+
+    def _broken(self, key: Key, document: Document, problems: tuple[Problem, ...]) -> ResourceState:
+        good = self._services.get(key)
+        if good is None:
+            return _row(key, document, Health.BROKEN, problems, None)
+        return _row(key, document, Health.STALE, problems, good.compiled.plan)
+
+    # The Dataplane
+
+    def _dataplane_plan(
+        self, loaded: Loaded, resources: Loaded, current: Mapping[Key, Document]
+    ) -> tuple[list[Problem], Plan | None]:
+        problems = [*loaded.problems, *(p for d in loaded.documents for p in d.problems)]
+        fresh = [document for document in loaded.documents if isinstance(document.resource, Dataplane)]
+        if fresh and not any(problem.is_error for problem in problems):
+            self._dataplane = fresh[0]
+        document = self._dataplane
+        if document is None:
+            return problems, None
+        dataplane = document.resource
+        assert isinstance(dataplane, Dataplane)
+        listeners: dict[str, ListenerPlan] = {}
+        clusters: dict[str, ClusterPlan] = {}
+        access = self._access(dataplane.mesh, current)
+        for index, outbound in enumerate(dataplane.networking.outbound):
+            field = f"networking.outbound[{index}]"
+            if outbound.backend_ref is None:
+                continue  # tags of the 2.x form: the loader has said so
+            cluster, why_not = self._backend(dataplane, outbound)
+            if cluster is None:
+                severity = Severity.WARNING
+                problems.append(document.problem(f"{field}.backendRef", f"{why_not}: skipped", severity))
+                continue
+            listener = ListenerPlan(
+                name=f"outbound_{outbound.address}_{outbound.port}",
+                direction=Direction.OUTBOUND,
+                address=ip_address(outbound.address),
+                port=outbound.port,
+                protocol=cluster.protocol,
+                cluster=cluster.name,
+                access=access,
+            )
+            if listener.name in listeners:
+                message = f"{listener.bind} is already used by another outbound"
+                problems.append(document.problem(field, message, Severity.ERROR))
+                continue
+            listeners[listener.name] = listener
+            clusters[cluster.name] = cluster
+        refused = sorted({d.kind for d in resources.documents if d.kind in IDENTITY_KINDS})
+        networking = dataplane.networking
+        for index, inbound in enumerate(networking.inbound):
+            field = f"networking.inbound[{index}]"
+            bind = inbound.bind_address(networking)
+            if inbound.workload(networking) == (bind, inbound.port) or inbound.state is State.IGNORED:
+                continue  # the application's own port; the loader has said so
+            if not is_ip(bind):
+                message = f'"{bind}" is a name: give the inbound an IP address to listen on'
+                problems.append(document.problem(f"{field}.address", message, Severity.WARNING))
+                continue
+            if refused:
+                message = (
+                    f"{' and '.join(refused)} ask for mTLS, which this version does not offer on inbounds: "
+                    "the inbound is not opened, since plaintext would not be what you asked for"
+                )
+                problems.append(document.problem(field, message, Severity.WARNING))
+                continue
+            listener, cluster = _inbound(dataplane, inbound, networking)
+            problems.append(
+                document.problem(
+                    field, f"{listener.bind} accepts plaintext: there is no MeshIdentity", Severity.WARNING
+                )
+            )
+            listeners[listener.name] = listener
+            clusters[cluster.name] = cluster
+        settings = self._settings
+        port = settings.admin_port
+        if port is None and networking.admin is not None and networking.admin.port:
+            port = networking.admin.port
+        plan = Plan(
+            proxy=ProxyIdentity(
+                dataplane.mesh,
+                dataplane.name,
+                dataplane.meta.zone,
+                tuple(sorted(dataplane.meta.labels.items())),
+            ),
+            listeners=listeners,
+            clusters=clusters,
+            admin=AdminPlan(settings.admin_address, port if port is not None else AdminPlan().port),
+        )
+        return problems, plan
+
+    def _access(self, mesh: str, current: Mapping[Key, Document]) -> Access:
+        """What the Mesh allows. No Mesh in the set: Kuma's default, which is to allow."""
+        good = next(
+            (d for d in self._good.values() if d.kind == Mesh.kind and d.name == mesh and d.resource is not None),
+            None,
+        )
+        if good is not None:
+            assert isinstance(good.resource, Mesh)
+            forbidden = good.resource.routing.default_forbid_mes_access
+            return Access.FORBID if forbidden else Access.ALLOW
+        unreadable = any(key[0] == Mesh.kind and key[2] == mesh for key in current)
+        return Access.FORBID if unreadable else Access.ALLOW
+
+    def _backend(self, dataplane: Dataplane, outbound: Outbound) -> tuple[ClusterPlan | None, str]:
+        """The service that a backendRef means: by name or by labels in the Dataplane's mesh; the oldest of several."""
+        reference = outbound.backend_ref
+        assert reference is not None
+        if reference.kind is not BackendKind.MESH_EXTERNAL_SERVICE:
+            return None, f"kind {reference.kind} is not served by this version"
+        matches = sorted(
+            (
+                good
+                for good in self._services.values()
+                if good.document.mesh == dataplane.mesh and _is_meant(good.document, reference.name, reference.labels)
+            ),
+            key=_age,
+        )
+        if matches:
+            return matches[0].compiled.plan, ""
+        wanted = reference.name or ", ".join(f"{k}={v}" for k, v in (reference.labels or {}).items())
+        return None, f'no usable MeshExternalService "{wanted}" in mesh "{dataplane.mesh}"'
+
+    @property
+    def services(self) -> Iterator[ClusterPlan]:
+        """Every service that compiles or once did, whether an outbound leads to it or not."""
+        return (good.compiled.plan for good in self._services.values())
+
+
+def _meta(document: Document) -> Meta:
+    assert document.resource is not None
+    return document.resource.meta
+
+
+def _age(good: _GoodService) -> tuple[float, str]:
+    meta = _meta(good.document)
+    return (meta.creation_time.timestamp() if meta.creation_time is not None else float("inf")), meta.name
+
+
+def _is_meant(document: Document, name: str | None, labels: Mapping[str, str] | None) -> bool:
+    meta = _meta(document)
+    if name:
+        return name in (meta.name, meta.display_name)
+    known = {
+        DISPLAY_NAME_LABEL: meta.display_name,
+        ZONE_LABEL: meta.zone,
+        MESH_LABEL: meta.mesh,
+        **meta.labels,
+    }
+    return bool(labels) and all(known.get(key) == value for key, value in (labels or {}).items())
+
+
+def _row(
+    key: Key, document: Document, health: Health, problems: tuple[Problem, ...], cluster: ClusterPlan | None
+) -> ResourceState:
+    kri = document.resource.kri() if document.resource is not None else ""
+    return ResourceState(key[0], key[1], key[2], kri, document.file, document.line, health, problems, cluster)
+
+
+def _inbound(dataplane: Dataplane, inbound: Inbound, networking: Networking) -> tuple[ListenerPlan, ClusterPlan]:
+    """A port of the application's, as Kuma names it; the time-outs are Kuma's for inbounds without a policy."""
+    name = f"self_inbound_dp_{inbound.section}"
+    protocol = inbound.plan_protocol
+    listener = ListenerPlan(
+        name, Direction.INBOUND, ip_address(inbound.bind_address(networking)), inbound.port, protocol, name
+    )
+    address, port = inbound.workload(networking)
+    cluster = ClusterPlan(
+        name=name,
+        mesh=dataplane.mesh,
+        service=dataplane.name,
+        protocol=protocol,
+        endpoints=(EndpointPlan(IpTarget(ip_address(address), port)),),
+        connect_timeout_s=10.0,
+        idle_timeout_s=7200.0,
+    )
+    return listener, cluster

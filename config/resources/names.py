@@ -1,0 +1,58 @@
+"""What Kuma takes for an IP address, a host name, a resource name or base64."""
+
+from __future__ import annotations
+
+import re
+from base64 import b64decode
+from ipaddress import ip_address
+
+_IP_CHARS = re.compile(r"[0-9a-fA-F:.]+")
+_DNS_NAME = re.compile(r"[a-zA-Z0-9_][a-zA-Z0-9_-]{0,62}(?:\.[a-zA-Z0-9_][a-zA-Z0-9_-]{0,62})*[._]?")
+_DNS_1035 = re.compile(r"[a-z](?:[-a-z0-9]*[a-z0-9])?")
+_DNS_1123 = re.compile(r"[a-z0-9](?:[-a-z0-9]*[a-z0-9])?(?:\.[a-z0-9](?:[-a-z0-9]*[a-z0-9])?)*")
+
+DNS_1035_TEXT = (
+    "a DNS-1035 label must consist of lower case alphanumeric characters or '-', start with an alphabetic "
+    "character, and end with an alphanumeric character (e.g. 'my-name',  or 'abc-123', regex used for "
+    "validation is '[a-z]([-a-z0-9]*[a-z0-9])?')"
+)
+
+
+def is_ip(text: str) -> bool:
+    """As Go's ``net.ParseIP``: no zone, no leading zeros."""
+    if not _IP_CHARS.fullmatch(text):
+        return False
+    try:
+        ip_address(text)
+    except ValueError:
+        return False
+    return True
+
+
+def is_dns_name(text: str) -> bool:
+    """As govalidator's ``IsDNSName``: underscores, upper case and one trailing dot pass, wildcards do not."""
+    return len(text.replace(".", "")) <= 255 and bool(_DNS_NAME.fullmatch(text)) and not is_ip(text)
+
+
+def is_dns_1035_label(text: str) -> bool:
+    """RFC 1035 §2.3.1, the length aside."""
+    return bool(_DNS_1035.fullmatch(text))
+
+
+def is_dns_1123_subdomain(text: str) -> bool:
+    """RFC 1123 §2.1, the length aside."""
+    return bool(_DNS_1123.fullmatch(text))
+
+
+def is_unspecified(text: str) -> bool:
+    return is_ip(text) and ip_address(text).is_unspecified
+
+
+def decode_base64(text: str) -> bytes | None:
+    """Standard base64 with padding (RFC 4648 §4); line breaks are allowed, as in Go. ``None`` if it is
+    anything else.
+    """
+    try:
+        return b64decode(text.replace("\n", "").replace("\r", ""), validate=True)
+    except ValueError:
+        return None

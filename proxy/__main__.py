@@ -1,0 +1,105 @@
+"""The command line: ``koguma run | validate | inspect | diagnose | demo | schema``."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+
+from proxy import options
+from proxy.exits import EXIT_USAGE
+
+DESCRIPTION = """\
+Koguma: the sidecar proxy for Kuma's MeshExternalService, without a control plane and without Envoy.
+Your application speaks plaintext to 127.0.0.1:PORT; Koguma carries it over verified TLS to the endpoints."""
+
+EPILOG = """\
+a first look:
+  koguma demo                                              see it work, on made-up services
+  koguma validate resources/                               every mistake in your YAML, with its line
+  koguma inspect  resources/ --dataplane-file dp.yaml      what would listen where, and trust whom
+  koguma run --dataplane-file dp.yaml --resources resources/
+  koguma diagnose NAME --dataplane-file dp.yaml --resources resources/    why does TLS fail?
+
+exit codes: 0 fine, 1 invalid resources, 2 wrong usage, 3 could not start"""
+
+
+def parser() -> argparse.ArgumentParser:
+    root = argparse.ArgumentParser(
+        "koguma", description=DESCRIPTION, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    commands = root.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    environ = os.environ
+
+    run = commands.add_parser("run", help="be the proxy", description="Be the proxy until SIGTERM, then drain.")
+    options.add_run(run, environ)
+
+    validate = commands.add_parser("validate", help="find every mistake in resources")
+    validate.add_argument("paths", nargs="+", metavar="PATH", help="files or folders")
+    validate.add_argument("--format", choices=["text", "json"], default="text")
+
+    inspect = commands.add_parser("inspect", help="show what would run")
+    inspect.add_argument("paths", nargs="+", metavar="PATH", help="files or folders with resources")
+    options.add_sources(inspect, environ, dataplane=True)
+    inspect.add_argument("--format", choices=["text", "json"], default="text")
+
+    diagnose = commands.add_parser("diagnose", help="dial each endpoint of a service, explain the TLS verdict")
+    diagnose.add_argument("name", metavar="NAME", help="a MeshExternalService")
+    options.add_sources(diagnose, environ, dataplane=True)
+    options.add_resources(diagnose)
+    options.add_names(diagnose)
+    diagnose.add_argument("--format", choices=["text", "json"], default="text")
+
+    commands.add_parser("demo", help="see it work: real TLS services, a refusal explained, a live repair")
+
+    schema = commands.add_parser("schema", help="JSON Schema of a kind, for editors")
+    schema.add_argument("kind", nargs="?", metavar="KIND")
+    return root
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    arguments = parser().parse_args(argv)
+    try:
+        return _dispatch(arguments)
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:  # our reader has gone, as in `koguma inspect ... | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+def _dispatch(arguments: argparse.Namespace) -> int:
+    """Each command imports what it needs: ``validate`` starts without an event loop."""
+    match arguments.command:
+        case "run":
+            from proxy.commands.run import run
+
+            return run(options.run_options(arguments, os.environ))
+        case "validate":
+            from proxy.commands.validate import validate
+
+            return validate(arguments.paths, arguments.format)
+        case "inspect":
+            from proxy.commands.inspect import inspect
+
+            sources = options.sources_of(arguments, os.environ, arguments.paths)
+            return inspect(sources, arguments.format)
+        case "diagnose":
+            from proxy.commands.diagnose import diagnose
+
+            sources = options.sources_of(arguments, os.environ)
+            return diagnose(arguments.name, sources, options.names_of(arguments), arguments.format)
+        case "demo":
+            from proxy.commands.demo import demo
+
+            return demo()
+        case "schema":
+            from proxy.commands.schema import schema
+
+            return schema(arguments.kind)
+    return EXIT_USAGE
+
+
+if __name__ == "__main__":
+    sys.exit(main())

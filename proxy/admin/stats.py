@@ -1,0 +1,296 @@
+"""``/stats``: every counter, gauge and histogram under Envoy's name, as text or JSON.
+
+The numbers are read once into tables (one for each kind of thing, a row for each thing, a few hundred rows between two
+turns of the event loop), then written. What a table holds comes from ``proxy.stats``, so a stat that is added there
+appears here and in Prometheus by itself; only sums that are no plain slot are named in this file.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+from proxy.admin import certs, process
+from proxy.admin.context import AdminContext
+from proxy.admin.http import JSON, SLICE, TEXT, Refusal, Request, Response
+from proxy.cluster import Cluster
+from proxy.listener import Listener
+from proxy.stats import Histogram, Stats
+from tls.policy import Mode
+
+T = TypeVar("T")
+
+TCP_STATS = ("downstream_cx_total", "downstream_cx_rx_bytes_total", "downstream_cx_tx_bytes_total", "idle_timeout")
+"""What Envoy's TCP proxy filter counts, under ``tcp.<prefix>.``; all else of a listener is ``listener.<address>.``."""
+ALSO_LISTENER = ("downstream_cx_total",)
+
+QUANTILES = (0, 25, 50, 75, 90, 95, 99, 99.5, 99.9, 100)
+STATES = {"LIVE": 0, "DRAINING": 1, "PRE_INITIALIZING": 2, "INITIALIZING": 3}
+TYPES = ("All", "Counters", "Gauges", "Histograms", "TextReadouts")
+
+_NO_QUANTILES = ",".join(['{"cumulative":null,"interval":null}'] * len(QUANTILES))
+
+_NOT_IN_CLUSTER = re.compile(r"[^a-zA-Z_\-0-9]")
+_NOT_IN_ADDRESS = re.compile(r"[^a-zA-Z_\-0-9.]")
+
+
+@dataclass(slots=True)
+class Row:
+    """The numbers of one thing. ``name`` is the value of its label; empty where there is only one such thing."""
+
+    name: str
+    counters: dict[str, int] = field(default_factory=dict)
+    gauges: dict[str, int] = field(default_factory=dict)
+    histograms: dict[str, Histogram] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class Table:
+    """All things of one kind. ``label`` is Envoy's tag for their name, ``namespace`` the first word in Prometheus."""
+
+    prefix: str
+    label: str | None
+    rows: list[Row]
+    namespace: str = "envoy"
+
+    def scope(self, row: Row) -> str:
+        """``cluster.<name>.``, or ``server.``."""
+        return f"{self.prefix}.{row.name}." if self.label else f"{self.prefix}."
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """Which stats were asked for: ``filter``, ``usedonly`` and ``type``."""
+
+    pattern: re.Pattern[str] | None = None
+    used_only: bool = False
+    type: str = "All"
+
+    @classmethod
+    def parse(cls, request: Request) -> Selection:
+        kind = request.query.get("type", "All")
+        if kind not in TYPES:
+            raise Refusal(400, "invalid &type= param\n")
+        return cls(request.pattern(), request.flag("usedonly"), kind)
+
+    def wants(self, kind: str) -> bool:
+        return self.type in ("All", kind)
+
+    def takes(self, name: str, is_used: bool) -> bool:
+        return (is_used or not self.used_only) and (self.pattern is None or bool(self.pattern.search(name)))
+
+
+def view(context: AdminContext, request: Request) -> Response:
+    selection = Selection.parse(request)
+    match request.query.get("format", "text"):
+        case "text":
+            return Response(_as_text(context, selection), TEXT)
+        case "json":
+            return Response(_as_json(context, selection), JSON)
+        case _:
+            raise Refusal(400, "usage: /stats?format=(json|prometheus|text)\n\n")
+
+
+def cluster_stat_name(name: str) -> str:
+    """Kuma's ``alt_stat_name`` (pkg/util/xds/metric_sanitizer.go)."""
+    return _NOT_IN_CLUSTER.sub("_", name)
+
+
+def listener_stat_name(listener: Listener) -> str:
+    return _NOT_IN_ADDRESS.sub("_", f"{listener.plan.bind.rpartition(':')[0]}_{listener.port}")
+
+
+async def read(context: AdminContext) -> list[Table]:
+    """Every number, as of about now."""
+    runtime = context.runtime
+    now_s = asyncio.get_running_loop().time()
+    clusters = [row async for row in _rows(runtime.clusters.values(), lambda one: [_cluster(one, now_s)])]
+    listeners = [row async for row in _rows(runtime.listeners.values(), lambda one: [_listener(one)])]
+    streams = [row async for row in _rows(runtime.listeners.values(), lambda one: [_tcp(one)])]
+    for rows in (clusters, listeners, streams):
+        rows.sort(key=lambda row: f"{row.name}.")
+    return [
+        Table("cluster", "envoy_cluster_name", clusters),
+        Table("cluster_manager", None, [Row("", {}, {"active_clusters": len(runtime.clusters)})]),
+        Table("koguma", None, [_koguma(context)], "koguma"),
+        Table("listener", "envoy_listener_address", listeners),
+        Table("listener_manager", None, [_listener_manager(context)]),
+        Table("server", None, [await _server(context, now_s)]),
+        Table("tcp", "envoy_tcp_prefix", streams),
+    ]
+
+
+async def _rows(things: Iterable[T], read_one: Callable[[T], Iterable[Row]]) -> AsyncIterator[Row]:
+    for number, thing in enumerate(tuple(things), start=1):
+        for row in read_one(thing):
+            yield row
+        if number % SLICE == 0:
+            await asyncio.sleep(0)
+
+
+def _row(name: str, stats: Stats) -> Row:
+    return Row(name, dict(stats.counted()), dict(stats.gauged()), dict(stats.observed()))
+
+
+def _cluster(cluster: Cluster, now_s: float) -> Row:
+    row = _row(cluster_stat_name(cluster.plan.name), cluster.stats)
+    received, sent = cluster.byte_totals()
+    row.counters |= {"upstream_cx_rx_bytes_total": received, "upstream_cx_tx_bytes_total": sent}
+    row.counters |= {"update_attempt": 0, "update_success": 0, "update_failure": 0}
+    for watch in cluster.watches:
+        row.counters["update_attempt"] += watch.update_attempt
+        row.counters["update_success"] += watch.update_success
+        row.counters["update_failure"] += watch.update_failure
+    left = cluster.plan.max_connections - cluster.stats.upstream_cx_active
+    row.gauges |= {
+        "membership_total": len(cluster.balancer),
+        "membership_healthy": cluster.balancer.healthy_count(now_s),
+        "circuit_breakers.default.cx_open": int(left <= 0),
+        "circuit_breakers.default.remaining_cx": max(0, left),
+    }
+    return row
+
+
+def _listener(listener: Listener) -> Row:
+    row = _row(listener_stat_name(listener), listener.stats)
+    row.counters = {
+        name: value for name, value in row.counters.items() if name not in TCP_STATS or name in ALSO_LISTENER
+    }
+    return row
+
+
+def _tcp(listener: Listener) -> Row:
+    counters = {name: value for name, value in listener.stats.counted() if name in TCP_STATS}
+    received, sent = listener.byte_totals()
+    counters |= {"downstream_cx_rx_bytes_total": received, "downstream_cx_tx_bytes_total": sent}
+    return Row(cluster_stat_name(listener.plan.name), counters)
+
+
+def _koguma(context: AdminContext) -> Row:
+    reload = context.reload
+    unverified = sum(
+        cluster.plan.tls is not None and cluster.plan.tls.mode is not Mode.SECURED
+        for cluster in context.runtime.clusters.values()
+    )
+    gauges = {name: value for name, value in reload.gauged() if name != "generation"}
+    return Row(
+        "",
+        {f"reload.{name}": value for name, value in reload.counted()},
+        {f"reload.{name}": value for name, value in gauges.items()}
+        | {"generation": reload.generation, "unverified_services": unverified},
+    )
+
+
+def _listener_manager(context: AdminContext) -> Row:
+    runtime = context.runtime
+    listening = sum(listener.listening for listener in runtime.listeners.values())
+    return Row(
+        "",
+        {"listener_create_failure": len(runtime.failed)},
+        {"total_listeners_active": listening},
+    )
+
+
+async def _server(context: AdminContext, now_s: float) -> Row:
+    state, memory = context.state(), process.memory_bytes()
+    gauges = {
+        "live": int(state == "LIVE"),
+        "state": STATES[state],
+        "uptime": int(now_s - context.started_s),
+        "concurrency": context.concurrency,
+        "days_until_first_cert_expiring": await certs.days_until_first_expiry(context),
+        "total_connections": context.runtime.limit.active,
+        "memory_allocated": memory.allocated,
+        "memory_heap_size": memory.heap,
+        "memory_physical_size": memory.physical,
+    }
+    return Row("", {}, gauges)
+
+
+def _plain(tables: list[Table], selection: Selection) -> Iterator[list[tuple[str, int]]]:
+    """Counters and gauges under their full names, sorted, a few hundred things at a time."""
+    for table in tables:
+        for start in range(0, len(table.rows), SLICE):
+            found: list[tuple[str, int]] = []
+            for row in table.rows[start : start + SLICE]:
+                scope = table.scope(row)
+                values: dict[str, int] = {}
+                if selection.wants("Counters"):
+                    values |= row.counters
+                if selection.wants("Gauges"):
+                    values |= row.gauges
+                found += [
+                    (scope + name, values[name])
+                    for name in sorted(values)
+                    if selection.takes(scope + name, values[name] != 0)
+                ]
+            yield found
+
+
+def _observed(tables: list[Table], selection: Selection) -> Iterator[list[tuple[str, Histogram]]]:
+    """Histograms likewise."""
+    if not selection.wants("Histograms"):
+        return
+    for table in tables:
+        for start in range(0, len(table.rows), SLICE):
+            found = []
+            for row in table.rows[start : start + SLICE]:
+                scope = table.scope(row)
+                for name in sorted(row.histograms):
+                    histogram = row.histograms[name]
+                    if selection.takes(scope + name, not selection.used_only or histogram.count > 0):
+                        found.append((scope + name, histogram))
+            yield found
+
+
+async def _as_text(context: AdminContext, selection: Selection) -> AsyncGenerator[bytes, None]:
+    tables = await read(context)
+    for values in _plain(tables, selection):
+        yield "".join(f"{name}: {value}\n" for name, value in values).encode()
+        await asyncio.sleep(0)
+    for histograms in _observed(tables, selection):
+        yield "".join(f"{name}: {_summary(histogram)}\n" for name, histogram in histograms).encode()
+        await asyncio.sleep(0)
+
+
+def _summary(histogram: Histogram) -> str:
+    """``P0(interval,cumulative) ...``. We keep no interval: both are of all time."""
+    if not histogram.count:
+        return "No recorded values"
+    values = ((q, f"{histogram.quantile(q / 100):.10g}") for q in QUANTILES)
+    return " ".join(f"P{q:g}({value},{value})" for q, value in values)
+
+
+async def _as_json(context: AdminContext, selection: Selection) -> AsyncGenerator[bytes, None]:
+    tables = await read(context)
+    yield b'{"stats":['
+    comma = ""
+    for values in _plain(tables, selection):
+        # A full name is made of letters, digits and "_-." alone: there is nothing to escape.
+        rows = ",".join([f'{{"name":"{name}","value":{value}}}' for name, value in values])
+        if rows:
+            yield f"{comma}{rows}".encode()
+            comma = ","
+        await asyncio.sleep(0)
+    if selection.wants("Histograms"):
+        quantiles = ",".join(f"{q:g}" for q in QUANTILES)
+        yield f'{comma}{{"histograms":{{"supported_quantiles":[{quantiles}],"computed_quantiles":['.encode()
+        comma = ""
+        for histograms in _observed(tables, selection):
+            rows = ",".join([f'{{"name":"{name}","values":[{_quantiles(one)}]}}' for name, one in histograms])
+            if rows:
+                yield f"{comma}{rows}".encode()
+                comma = ","
+            await asyncio.sleep(0)
+        yield b"]}}"
+    yield b"]}"
+
+
+def _quantiles(histogram: Histogram) -> str:
+    if not histogram.count:
+        return _NO_QUANTILES
+    values = (f"{histogram.quantile(q / 100):.10g}" for q in QUANTILES)
+    return ",".join(f'{{"cumulative":{value},"interval":{value}}}' for value in values)

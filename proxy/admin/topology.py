@@ -1,0 +1,172 @@
+"""``/clusters`` and ``/listeners``: what runs, in Envoy's text and JSON."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Iterator
+
+from config.plan import ClusterPlan
+from proxy.admin.certs import endpoint_text
+from proxy.admin.context import AdminContext
+from proxy.admin.http import JSON, SLICE, TEXT, Refusal, Request, Response, json_objects, json_response, text
+from proxy.balance import Endpoint
+from proxy.cluster import Cluster
+from proxy.listener import Listener
+
+ENVOY_DEFAULT = 1024
+ENVOY_DEFAULT_RETRIES = 3
+"""Circuit breakers that we have no use for show what Envoy's stand at."""
+
+
+def clusters(context: AdminContext, request: Request) -> Response:
+    pattern = request.pattern()
+    chosen = [cluster for name, cluster in context.runtime.clusters.items() if pattern is None or pattern.search(name)]
+    if _is_json(request):
+        return Response(_clusters_json(chosen), JSON)
+    return Response(_clusters_text(chosen), TEXT)
+
+
+def listeners(context: AdminContext, request: Request) -> Response:
+    listening = [listener for listener in context.runtime.listeners.values() if listener.listening]
+    if not _is_json(request):
+        return text("".join(f"{one.plan.name}::{_bound(one)}\n" for one in listening))
+    statuses = [
+        {
+            "name": listener.plan.name,
+            "local_address": _socket_address(str(listener.plan.address), listener.port),
+        }
+        for listener in listening
+    ]
+    return json_response({"listener_statuses": statuses} if statuses else {})
+
+
+def is_ejected(endpoint: Endpoint, now_s: float) -> bool:
+    return endpoint.ejected_until > now_s
+
+
+def _is_json(request: Request) -> bool:
+    asked = request.query.get("format", "text")
+    if asked not in ("text", "json"):
+        raise Refusal(400, f"usage: {request.path}?format=(text|json)\n")
+    return asked == "json"
+
+
+def _bound(listener: Listener) -> str:
+    return f"{listener.plan.bind.rpartition(':')[0]}:{listener.port}"
+
+
+def _socket_address(address: str, port: int) -> dict[str, object]:
+    return {"socket_address": {"address": address, "port_value": port}}
+
+
+def _breakers(plan: ClusterPlan) -> Iterator[tuple[str, dict[str, int]]]:
+    for priority, connections in (("default", plan.max_connections), ("high", ENVOY_DEFAULT)):
+        yield (
+            priority,
+            {
+                "max_connections": connections,
+                "max_pending_requests": ENVOY_DEFAULT,
+                "max_requests": ENVOY_DEFAULT,
+                "max_retries": ENVOY_DEFAULT_RETRIES,
+            },
+        )
+
+
+async def _clusters_text(chosen: list[Cluster]) -> AsyncGenerator[bytes, None]:
+    now_s = asyncio.get_running_loop().time()
+    for start in range(0, len(chosen), SLICE):
+        lines = (line for cluster in chosen[start : start + SLICE] for line in _cluster_lines(cluster, now_s))
+        yield "".join(f"{line}\n" for line in lines).encode()
+        await asyncio.sleep(0)
+
+
+def _cluster_lines(cluster: Cluster, now_s: float) -> Iterator[str]:
+    plan = cluster.plan
+    name = plan.name
+    yield f"{name}::observability_name::{name}"
+    for kind in ("success_rate", "local_origin_success_rate"):
+        yield f"{name}::outlier::{kind}_average::-1"
+        yield f"{name}::outlier::{kind}_ejection_threshold::-1"
+    for priority, limits in _breakers(plan):
+        for limit, value in limits.items():
+            yield f"{name}::{priority}_priority::{limit}::{value}"
+    yield f"{name}::added_via_api::false"
+    for endpoint in cluster.balancer:
+        host = f"{name}::{endpoint_text(endpoint)}"
+        for stat, value in _host_stats(endpoint):
+            yield f"{host}::{stat}::{value}"
+        yield f"{host}::hostname::{endpoint.host or ''}"
+        yield f"{host}::health_flags::{'/failed_outlier_check' if is_ejected(endpoint, now_s) else 'healthy'}"
+        yield f"{host}::weight::1"
+        yield f"{host}::region::"
+        yield f"{host}::zone::"
+        yield f"{host}::sub_zone::"
+        yield f"{host}::canary::false"
+        yield f"{host}::priority::{endpoint.priority}"
+        yield f"{host}::success_rate::-1"
+        yield f"{host}::local_origin_success_rate::-1"
+
+
+def _host_stats(endpoint: Endpoint) -> Iterator[tuple[str, int]]:
+    """A layer-4 relay has no requests: those stay at zero, as they do in Envoy."""
+    yield "cx_active", endpoint.cx_active
+    yield "cx_connect_fail", endpoint.cx_connect_fail
+    yield "cx_total", endpoint.cx_total
+    yield "rq_active", 0
+    yield "rq_error", 0
+    yield "rq_pending_active", 0
+    yield "rq_success", 0
+    yield "rq_timeout", 0
+    yield "rq_total", endpoint.rq_total
+
+
+async def _clusters_json(chosen: list[Cluster]) -> AsyncGenerator[bytes, None]:
+    now_s = asyncio.get_running_loop().time()
+    if not chosen:
+        yield b"{}\n"
+        return
+    yield b'{\n "cluster_statuses": [\n'
+    async for piece in json_objects((_cluster_status(cluster, now_s) for cluster in chosen), 2):
+        yield piece
+    yield b"\n ]\n}\n"
+
+
+def _cluster_status(cluster: Cluster, now_s: float) -> dict[str, object]:
+    """``envoy.admin.v3.ClusterStatus``; as in protobuf's JSON, what is zero is left out."""
+    plan = cluster.plan
+    thresholds = [({"priority": "HIGH"} if priority == "high" else {}) | limits for priority, limits in _breakers(plan)]
+    hosts = [_host_status(endpoint, now_s) for endpoint in cluster.balancer]
+    return (
+        {"name": plan.name}
+        | ({"host_statuses": hosts} if hosts else {})
+        | {"circuit_breakers": {"thresholds": thresholds}, "observability_name": plan.name}
+    )
+
+
+def _host_status(endpoint: Endpoint, now_s: float) -> dict[str, object]:
+    address = endpoint.address
+    health: dict[str, object] = {"eds_health_status": "HEALTHY"}
+    if is_ejected(endpoint, now_s):
+        health = {"failed_outlier_check": True} | health
+    status: dict[str, object] = {
+        "address": {"pipe": {"path": address}} if isinstance(address, str) else _socket_address(*address),
+        "stats": _host_stats_json(endpoint),
+        "health_status": health,
+        "weight": 1,
+    }
+    if endpoint.host:
+        status["hostname"] = endpoint.host
+    if endpoint.priority:
+        status["priority"] = endpoint.priority
+    return status | {"locality": {}}
+
+
+def _host_stats_json(endpoint: Endpoint) -> list[dict[str, str]]:
+    counters, gauges = [], []
+    for name, value in _host_stats(endpoint):
+        shown = {"value": str(value)} if value else {}
+        if name.endswith("_active"):
+            gauges.append({"type": "GAUGE"} | shown | {"name": name})
+        else:
+            counters.append(shown | {"name": name})
+    return counters + gauges

@@ -1,0 +1,181 @@
+"""Which endpoint next? Pure decisions: no I/O; time is an argument, and nothing is left to chance.
+
+Each priority keeps its endpoints in order of last use. A pick takes the least recently used one that may be
+used and moves it to the end: plain round robin while all is well, and one that was skipped is next as soon as
+it can be. The lowest-numbered priority that has a usable endpoint wins.
+
+    available --3 failures in a row--> ejected --time is up, picked--> on trial --success--> available
+                                          ^                               |
+                                          +-------- failure: longer ------+
+
+A trial is lent to one caller: meanwhile the endpoint counts as ejected, for ``TRIAL_S`` at most, should the
+caller never report. Panic: if nothing is available, the untried endpoint whose ejection ends first is picked
+anyway, so that a service with one endpoint is always tried, and no count of healthy endpoints has to be kept.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Collection, Iterable, Iterator
+from dataclasses import dataclass, field
+
+from tls.material import CertificateFacts
+from tls.policy import Origination
+from tls.verdict import Verdict
+
+SocketAddress = tuple[str, int] | str
+"""(IP text, port), or the path of a unix socket (``@`` first: abstract namespace)."""
+
+EndpointKey = tuple[SocketAddress, str | None, int]
+
+FAILURES_TO_EJECT = 3
+FIRST_EJECTION_S = 1.0
+MAX_EJECTION_S = 30.0
+TRIAL_S = 5.0
+
+
+@dataclass(slots=True, eq=False)
+class Endpoint:
+    """One socket address of a service, with what is known of it. Compared by identity; ``key`` says whether
+    two stand for the same thing. ``host`` is the DNS name that it came from, or the IP's text; ``None`` for
+    unix.
+
+    The counters belong to whoever connects; ``ejected_until``, ``ejections``, ``on_trial`` and
+    ``consecutive_failures`` to the balancer; the rest to the dialer.
+    """
+
+    address: SocketAddress
+    host: str | None
+    is_dns: bool
+    priority: int = 0
+    key: EndpointKey = field(init=False)
+
+    consecutive_failures: int = 0
+    ejected_until: float = -math.inf
+    ejections: int = 0
+    """Since the last success."""
+    on_trial: bool = False
+
+    cx_total: int = 0
+    cx_active: int = 0
+    cx_connect_fail: int = 0
+    rq_total: int = 0
+    explain: bool = True
+    """The next TLS handshake captures the peer's chain for a verdict."""
+    last_verdict: Verdict | None = None
+    """Why the last attempt failed; ``None`` once one succeeded."""
+    peer: CertificateFacts | None = None
+    """The leaf that was verified last."""
+    session_key: str = ""
+    session_policy: Origination | None = None
+    """Under what TLS sessions are kept, and the policy that it was computed from."""
+
+    def __post_init__(self) -> None:
+        self.key = (self.address, self.host, self.priority)
+
+    @property
+    def where(self) -> str:
+        """``ip:port`` (IPv6 in brackets), or ``unix://path``."""
+        if isinstance(self.address, str):
+            return f"unix://{self.address}"
+        ip, port = self.address
+        return f"[{ip}]:{port}" if ":" in ip else f"{ip}:{port}"
+
+    def __str__(self) -> str:
+        """For logs: where it is, and the name that led there."""
+        return f"{self.where} ({self.host})" if self.is_dns else self.where
+
+
+class Balancer:
+    """The endpoints of one service. Not for use from several threads."""
+
+    def __init__(self, endpoints: Iterable[Endpoint] = ()) -> None:
+        self._endpoints: dict[EndpointKey, Endpoint] = {}
+        self._levels: tuple[deque[Endpoint], ...] = ()
+        self.update(endpoints)
+
+    def update(self, endpoints: Iterable[Endpoint]) -> None:
+        """Replace the set. An endpoint whose key is known already keeps its object, its state and its turn;
+        new ones come after those. A key given twice counts once.
+        """
+        kept: dict[EndpointKey, Endpoint] = {}
+        for endpoint in endpoints:
+            kept.setdefault(endpoint.key, self._endpoints.get(endpoint.key, endpoint))
+        by_priority: dict[int, deque[Endpoint]] = {priority: deque() for priority in sorted({key[2] for key in kept})}
+        for level in self._levels:
+            for endpoint in level:
+                if endpoint.key in kept:
+                    by_priority[endpoint.priority].append(endpoint)
+        for endpoint in kept.values():
+            if endpoint.key not in self._endpoints:
+                by_priority[endpoint.priority].append(endpoint)
+        self._endpoints = kept
+        self._levels = tuple(by_priority.values())
+
+    def pick(self, now: float, tried: Collection[Endpoint] = ()) -> Endpoint | None:
+        """The endpoint to use next, never one of ``tried``; ``None`` if every endpoint was tried. Each pick
+        should be followed by :meth:`succeeded` or :meth:`failed`.
+        """
+        for level in self._levels:
+            endpoint = level[0]
+            if endpoint.ejected_until > now or endpoint in tried:
+                for endpoint in level:
+                    if endpoint.ejected_until <= now and endpoint not in tried:
+                        break
+                else:
+                    continue
+                level.remove(endpoint)
+                level.append(endpoint)
+            else:
+                level.rotate(-1)
+            if endpoint.ejections:
+                endpoint.on_trial = True
+                endpoint.ejected_until = now + TRIAL_S
+            return endpoint
+        return self._panic(tried)
+
+    def _panic(self, tried: Collection[Endpoint]) -> Endpoint | None:
+        untried = (endpoint for level in self._levels for endpoint in level if endpoint not in tried)
+        endpoint = min(untried, key=lambda endpoint: endpoint.ejected_until, default=None)
+        if endpoint is not None:
+            level = next(level for level in self._levels if level[0].priority == endpoint.priority)
+            level.remove(endpoint)
+            level.append(endpoint)
+        return endpoint
+
+    def succeeded(self, endpoint: Endpoint, now: float) -> None:
+        """A connection was established and, where there is TLS, verified: all is forgiven."""
+        if endpoint.consecutive_failures:
+            endpoint.consecutive_failures = 0
+            endpoint.ejections = 0
+            endpoint.ejected_until = -math.inf
+            endpoint.on_trial = False
+
+    def failed(self, endpoint: Endpoint, now: float) -> bool:
+        """A connection or its TLS handshake failed. True if the endpoint is ejected because of that.
+
+        Failures of connections that were already under way when the endpoint was ejected count, but do not
+        prolong the ejection: a burst is one reason, not many.
+        """
+        endpoint.consecutive_failures += 1
+        if endpoint.consecutive_failures < FAILURES_TO_EJECT:
+            return False
+        if endpoint.ejected_until > now and not endpoint.on_trial:
+            return False
+        duration_s = min(MAX_EJECTION_S, FIRST_EJECTION_S * 2.0 ** min(endpoint.ejections, 16))
+        endpoint.ejected_until = now + duration_s
+        endpoint.ejections += 1
+        endpoint.on_trial = False
+        return True
+
+    def healthy_count(self, now: float) -> int:
+        """Endpoints that are not ejected; one whose time is up counts."""
+        return sum(endpoint.ejected_until <= now for endpoint in self._endpoints.values())
+
+    def __iter__(self) -> Iterator[Endpoint]:
+        """In the order of the last update."""
+        return iter(self._endpoints.values())
+
+    def __len__(self) -> int:
+        return len(self._endpoints)

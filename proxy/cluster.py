@@ -1,0 +1,328 @@
+"""A running service: its endpoints as they are now, and the way to get a connection to one of them.
+
+Connecting goes through the endpoints that the balancer names, each at most once, until one is connected and, where
+TLS is asked for, verified. The application notices nothing of the ones before: not a byte was sent to them. What went
+wrong with each is kept on the endpoint as a verdict, for the log, ``/resources`` and ``koguma diagnose``.
+
+An update keeps everything that is still true: endpoints that remain keep their counters, their ejections and their
+place in the rotation; connections are never touched.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+
+from config.plan import ClusterPlan, DnsTarget, IpTarget, UnixTarget
+from proxy.balance import Balancer, Endpoint
+from proxy.dial import Dialer
+from proxy.dnsquery import Address
+from proxy.outcome import Outcome
+from proxy.relay import Downstream, Upstream
+from proxy.resolver import NameWatch, ResolverPool
+from proxy.stats import ClusterStats
+from proxy.throttle import Throttle
+from tls.handshake import Refused
+from tls.verdict import Cause, Phase, Verdict, classify, unresolved
+
+TLS_FAULTS = frozenset(
+    {
+        Cause.NOT_TLS,
+        Cause.PROTOCOL_VERSION,
+        Cause.NO_SHARED_CIPHER,
+        Cause.ALERT,
+        Cause.CLIENT_CERTIFICATE_REQUIRED,
+        Cause.CLIENT_CERTIFICATE_REJECTED,
+        Cause.MALFORMED,
+    }
+)
+"""Counted as ``ssl.connection_error``: TLS went wrong before anything could be verified."""
+
+log = logging.getLogger("koguma.upstream")
+
+IDLE_TICKS = 8  # an idle relay is ended between 8/8 and 9/8 of its timeout
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """What all clusters of a process share."""
+
+    dialer: Dialer
+    names: ResolverPool
+    throttle: Throttle
+    wall_clock: Callable[[], datetime]
+
+
+class Cluster:
+    """See the module. Create, then :meth:`start`; :meth:`close` when no listener uses it any more."""
+
+    def __init__(self, plan: ClusterPlan, services: Services) -> None:
+        self.plan = plan
+        self.stats = ClusterStats()
+        self.balancer = Balancer()
+        self.relays: set[Downstream] = set()
+        self._services = services
+        self._loop = asyncio.get_running_loop()
+        self._now = self._loop.time
+        self._watches: dict[str, NameWatch] = {}
+        self._sweep: asyncio.TimerHandle | None = None
+
+    # Life
+
+    def start(self) -> None:
+        self._watch_names()
+        self._refresh_endpoints()
+        self._schedule_sweep()
+
+    def update(self, plan: ClusterPlan) -> None:
+        self.plan = plan
+        self._watch_names()
+        self._refresh_endpoints()
+        self._schedule_sweep()
+
+    def close(self) -> None:
+        """Stop watching names and time. Relays that still run end by themselves or by their listener."""
+        if self._sweep is not None:
+            self._sweep.cancel()
+        for name in tuple(self._watches):
+            self._unwatch(name)
+
+    # Endpoints
+
+    def _watch_names(self) -> None:
+        wanted = set(self.plan.dns_names)
+        for name in self._watches.keys() - wanted:
+            self._unwatch(name)
+        for name in wanted - self._watches.keys():
+            self._watches[name] = self._services.names.watch(name, self._names_changed)
+
+    def _unwatch(self, name: str) -> None:
+        del self._watches[name]
+        self._services.names.unwatch(name, self._names_changed)
+
+    def _names_changed(self, _addresses: Iterable[Address]) -> None:
+        self._refresh_endpoints()
+
+    def _refresh_endpoints(self) -> None:
+        addresses = {name: watch.addresses for name, watch in self._watches.items()}
+        self.balancer.update(resolved_endpoints(self.plan, addresses))
+
+    @property
+    def watches(self) -> Iterable[NameWatch]:
+        return self._watches.values()
+
+    async def _first_answers(self) -> None:
+        """Wait for names that were never resolved: the first connection may come before the first answer."""
+        for watch in tuple(self._watches.values()):
+            await watch.ready.wait()
+
+    # Connections
+
+    async def connect(self, downstream: Downstream) -> Outcome | None:
+        """Join ``downstream`` to an endpoint. ``None`` when joined, else why not."""
+        plan, stats, balancer = self.plan, self.stats, self.balancer
+        if stats.upstream_cx_active >= plan.max_connections:
+            stats.upstream_cx_overflow += 1
+            if self._services.throttle.allows(f"overflow {plan.name}"):
+                log.warning("%s: more than %d connections: refused", plan.name, plan.max_connections)
+            return Outcome.OVERFLOW
+        if not len(balancer):
+            try:
+                async with asyncio.timeout(plan.connect_timeout_s):
+                    await self._first_answers()
+            except TimeoutError:
+                pass
+        tried: list[Endpoint] = []
+        while len(tried) < plan.max_connect_attempts:
+            endpoint = balancer.pick(self._now(), tried)
+            if endpoint is None:
+                break
+            tried.append(endpoint)
+            if await self._attempt(endpoint, downstream):
+                return None
+        if tried:
+            if len(tried) == plan.max_connect_attempts:
+                stats.upstream_cx_connect_attempts_exceeded += 1
+            return Outcome.UPSTREAM_CONNECT_FAILED
+        stats.upstream_cx_none_healthy += 1
+        if self._services.throttle.allows(f"no endpoints {plan.name}"):
+            log.warning("%s: no endpoints: %s", plan.name, self._why_empty())
+        return Outcome.NO_ENDPOINTS
+
+    def _why_empty(self) -> str:
+        if not self.plan.endpoints:
+            return "the resource lists none"
+        return "; ".join(f"{watch.name}: {watch.last_error or 'no address yet'}" for watch in self.watches)
+
+    async def _attempt(self, endpoint: Endpoint, downstream: Downstream) -> bool:
+        plan, stats = self.plan, self.stats
+        stats.upstream_cx_total += 1
+        stats.upstream_cx_active += 1
+        endpoint.cx_total += 1
+        endpoint.cx_active += 1
+        self.relays.add(downstream)
+        began_s = self._now()
+        joined = False
+        try:
+            established = await self._services.dialer.open(endpoint, plan, Upstream(downstream))
+            joined = downstream.upstream is not None
+        except (OSError, Refused) as exc:
+            self._failed(endpoint, exc.verdict if isinstance(exc, Refused) else self._judge(exc, Phase.CONNECT))
+            return False
+        finally:
+            if not joined:
+                self.relays.discard(downstream)
+                stats.upstream_cx_active -= 1
+                endpoint.cx_active -= 1
+        if established is not None:
+            stats.ssl_handshake += 1
+            stats.ssl_session_reused += established.resumed
+            endpoint.peer = established.peer
+        stats.upstream_cx_connect_ms.record((self._now() - began_s) * 1000)
+        downstream.endpoint = endpoint
+        endpoint.last_verdict = None
+        self.balancer.succeeded(endpoint, self._now())
+        return True
+
+    def _failed(self, endpoint: Endpoint, verdict: Verdict) -> None:
+        stats = self.stats
+        stats.upstream_cx_connect_fail += 1
+        endpoint.cx_connect_fail += 1
+        match verdict.cause:
+            case Cause.TIMED_OUT:
+                stats.upstream_cx_connect_timeout += 1
+            case Cause.NO_CERTIFICATE:
+                stats.ssl_fail_verify_no_cert += 1
+            case cause if cause.is_name_failure:
+                stats.ssl_fail_verify_san += 1
+            case cause if cause.is_chain_failure:
+                stats.ssl_fail_verify_error += 1
+            case cause if cause in TLS_FAULTS:
+                stats.ssl_connection_error += 1
+        self._note(endpoint, verdict)
+        if self.balancer.failed(endpoint, self._now()):
+            stats.lb_ejections_total += 1
+            log.warning("%s: %s ejected for a while: it keeps failing", self.plan.name, endpoint)
+
+    def _note(self, endpoint: Endpoint, verdict: Verdict) -> None:
+        """Keep the verdict, and say it: once per endpoint and cause in a while."""
+        endpoint.last_verdict = verdict
+        if self._services.throttle.allows(f"{self.plan.name} {endpoint} {verdict.cause}"):
+            log.warning(
+                "%s: %s: %s",
+                self.plan.name,
+                endpoint,
+                verdict.message,
+                extra={
+                    "event": "upstream_failed",
+                    "cluster": self.plan.name,
+                    "endpoint": str(endpoint),
+                    "verdict": verdict.as_dict(),
+                },
+            )
+
+    def closed(self, downstream: Downstream, upstream: Upstream) -> None:
+        """Account for a relay that has ended."""
+        stats, endpoint, outcome = self.stats, downstream.endpoint, downstream.outcome
+        self.relays.discard(downstream)
+        stats.upstream_cx_active -= 1
+        stats.upstream_cx_destroy += 1
+        stats.upstream_cx_rx_bytes_total += upstream.received
+        stats.upstream_cx_tx_bytes_total += downstream.received
+        stats.upstream_cx_length_ms.record((self._now() - downstream.started_s) * 1000)
+        if outcome in (Outcome.UPSTREAM_RESET, Outcome.UPSTREAM_TLS_FAILED) or upstream.ended:
+            stats.upstream_cx_destroy_remote += 1
+        else:
+            stats.upstream_cx_destroy_local += 1
+        if outcome is Outcome.IDLE_TIMEOUT:
+            stats.upstream_cx_idle_timeout += 1
+        if endpoint is not None:
+            endpoint.cx_active -= 1
+            if outcome is Outcome.UPSTREAM_TLS_FAILED and upstream.failure is not None:
+                # TLS 1.3: a server judges our certificate after the handshake is done for us.
+                stats.ssl_connection_error += 1
+                endpoint.explain = True
+                self._note(endpoint, self._judge(upstream.failure, Phase.ESTABLISHED))
+
+    def _judge(self, exc: Exception, phase: Phase) -> Verdict:
+        return classify(exc, phase, self.plan.tls, now=self._services.wall_clock())
+
+    def byte_totals(self) -> tuple[int, int]:
+        """(received, sent), living connections included."""
+        received, sent = self.stats.upstream_cx_rx_bytes_total, self.stats.upstream_cx_tx_bytes_total
+        for relay in self.relays:
+            if relay.upstream is not None:
+                received += relay.upstream.received
+                sent += relay.received
+        return received, sent
+
+    def describe_endpoints(self) -> list[dict[str, object]]:
+        """For ``/resources``: where the service's connections go now, and why some do not."""
+        now = self._now()
+        rows: list[dict[str, object]] = []
+        for endpoint in self.balancer:
+            verdict = endpoint.last_verdict
+            rows.append(
+                {
+                    "address": endpoint.where,
+                    "host": endpoint.host,
+                    "priority": endpoint.priority,
+                    "health": "ejected" if endpoint.ejected_until > now else "healthy",
+                    "connections": endpoint.cx_active,
+                    "lastVerdict": verdict.as_dict() if verdict is not None else None,
+                }
+            )
+        for watch in self.watches:
+            if not watch.addresses and watch.last_error is not None:
+                verdict = unresolved(watch.name, str(watch.last_error))
+                rows.append(
+                    {
+                        "address": None,
+                        "host": watch.name,
+                        "priority": 0,
+                        "health": "unresolved",
+                        "connections": 0,
+                        "lastVerdict": verdict.as_dict(),
+                    }
+                )
+        return rows
+
+    # Idle relays
+
+    def _schedule_sweep(self) -> None:
+        if self._sweep is not None:
+            self._sweep.cancel()
+            self._sweep = None
+        if self.plan.idle_timeout_s:
+            self._sweep = self._loop.call_later(self.plan.idle_timeout_s / IDLE_TICKS, self._end_idle_relays)
+
+    def _end_idle_relays(self) -> None:
+        for relay in tuple(self.relays):
+            if relay.upstream is None:
+                continue
+            total = relay.received + relay.upstream.received
+            if total != relay.idle_total:
+                relay.idle_total, relay.idle_ticks = total, 0
+            else:
+                relay.idle_ticks += 1
+                if relay.idle_ticks == IDLE_TICKS:
+                    relay.end(Outcome.IDLE_TIMEOUT)
+                elif relay.idle_ticks > IDLE_TICKS:
+                    relay.abort()
+        self._schedule_sweep()
+
+
+def resolved_endpoints(plan: ClusterPlan, addresses: Mapping[str, Iterable[Address]]) -> Iterator[Endpoint]:
+    """The endpoints of a plan, each name replaced by the addresses that it has now."""
+    for endpoint in plan.endpoints:
+        match endpoint.target:
+            case IpTarget(address, port):
+                yield Endpoint((str(address), port), str(address), False, endpoint.priority)
+            case DnsTarget(name, port):
+                for resolved in addresses.get(name, ()):
+                    yield Endpoint((str(resolved), port), name, True, endpoint.priority)
+            case UnixTarget(path):
+                yield Endpoint(path, None, False, endpoint.priority)

@@ -1,0 +1,230 @@
+"""What the command line and the environment ask for. Flags beat environment, environment beats defaults.
+
+A flag that ``kuma-dp run`` also has keeps its name, meaning and ``KUMA_*`` variable.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from ipaddress import ip_address
+from pathlib import Path
+
+from config.template import Variables, parse_variables
+from proxy import logs
+
+DURATION = re.compile(r"(\d+(?:\.\d+)?)(ns|us|µs|ms|s|m|h)")
+UNIT_S = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
+
+
+@dataclass(frozen=True, slots=True)
+class Sources:
+    """Where resources come from; shared by all commands that need them."""
+
+    dataplane_file: str | None = None
+    """A path, or ``-`` for standard input."""
+    dataplane_text: str | None = None
+    """The Dataplane itself (``KUMA_DATAPLANE_RUNTIME_RESOURCE``); a file beats it."""
+    dataplane_vars: Variables = field(default_factory=dict)
+    resources: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Names:
+    """How endpoint names are resolved."""
+
+    upstreams: tuple[tuple[str, int], ...] = ()
+    """DNS servers; empty: those of ``/etc/resolv.conf``."""
+    hosts_file: Path = Path("/etc/hosts")
+
+
+@dataclass(frozen=True, slots=True)
+class RunOptions:
+    sources: Sources
+    names: Names = Names()
+    strict: bool = False
+    admin_address: str = "127.0.0.1"
+    admin_port: int | None = None
+    """``None``: ``networking.admin.port`` of the Dataplane, else 9901."""
+    drain_time_s: float = 30.0
+    log_level: str = "info"
+    log_format: logs.Format = "text"
+
+
+def duration(text: str) -> float:
+    """Seconds from Go's duration text: ``30s``, ``1h30m``, ``250ms``. Raises ``ValueError``."""
+    parts = DURATION.findall(text)
+    if text == "0":
+        return 0.0
+    if not parts or "".join(number + unit for number, unit in parts) != text:
+        raise ValueError(f'"{text}" is not a duration such as 30s, 1m30s or 500ms')
+    return float(sum(float(number) * UNIT_S[unit] for number, unit in parts))
+
+
+def dns_server(text: str) -> tuple[str, int]:
+    """``ADDR[:PORT]`` with IPv6 in brackets where a port follows. Raises ``ValueError``."""
+    host, port = text, "53"
+    if text.startswith("["):
+        host, _, rest = text[1:].partition("]")
+        if rest:
+            port = rest.removeprefix(":")
+    elif text.count(":") == 1:
+        host, port = text.split(":")
+    if not port.isdecimal() or not 1 <= int(port) <= 65535:
+        raise ValueError(f'"{port}" is not a port')
+    return str(ip_address(host)), int(port)
+
+
+def _type(convert: Callable[[str], object], what: str) -> Callable[[str], object]:
+    """An argparse type whose error is the converter's own sentence."""
+
+    def converted(text: str) -> object:
+        try:
+            return convert(text)
+        except ValueError as exc:
+            raise argparse.ArgumentTypeError(str(exc) or f"not {what}: {text}") from exc
+
+    return converted
+
+
+def _port(text: str) -> int:
+    if not text.isdecimal() or int(text) > 65535:
+        raise ValueError(f'"{text}" is not a port (0 to 65535)')
+    return int(text)
+
+
+def _address(text: str) -> str:
+    return str(ip_address(text))
+
+
+def _boolean(text: str) -> bool:
+    if text.lower() in ("true", "1", "t"):
+        return True
+    if text.lower() in ("false", "0", "f"):
+        return False
+    raise ValueError(f'"{text}" is neither true nor false')
+
+
+class _VariablesAction(argparse.Action):
+    """Collects ``k=v`` items of several flags before they are read: a later one replaces an earlier."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: object,
+        option_string: str | None = None,
+    ) -> None:
+        items = [*getattr(namespace, "variable_items", []), str(values)]
+        namespace.variable_items = items
+        try:
+            namespace.dataplane_var = parse_variables(items)
+        except ValueError as exc:
+            raise argparse.ArgumentError(self, str(exc)) from exc
+
+
+def add_sources(parser: argparse.ArgumentParser, environ: Mapping[str, str], *, dataplane: bool) -> None:
+    parser.add_argument(
+        "--dataplane-file",
+        "-d",
+        metavar="DP.yaml",
+        default=environ.get("KUMA_DATAPLANE_RUNTIME_RESOURCE_PATH"),
+        required=dataplane
+        and not (environ.get("KUMA_DATAPLANE_RUNTIME_RESOURCE_PATH") or environ.get("KUMA_DATAPLANE_RUNTIME_RESOURCE")),
+        help="Universal Dataplane, a Mustache template; - reads standard input [KUMA_DATAPLANE_RUNTIME_RESOURCE_PATH]",
+    )
+    parser.add_argument(
+        "--dataplane-var",
+        "-v",
+        metavar="K=V",
+        action=_VariablesAction,
+        default={},
+        help="a variable of the template; repeatable, or comma separated; dots nest",
+    )
+
+
+def add_resources(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--resources",
+        "-r",
+        metavar="PATH",
+        action="append",
+        nargs="+",
+        default=[],
+        help="files or folders (*.yaml, *.yml, *.json) with MeshExternalService, Secret, Mesh, ...",
+    )
+
+
+def add_names(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--dns-upstream",
+        metavar="ADDR[:PORT]",
+        action="append",
+        type=_type(dns_server, "a DNS server"),
+        default=[],
+        help="DNS server for endpoint names; repeatable (default: those of /etc/resolv.conf)",
+    )
+    parser.add_argument(
+        "--hosts-file",
+        metavar="PATH",
+        type=Path,
+        default=Path("/etc/hosts"),
+        help="names that beat DNS (default: %(default)s)",
+    )
+
+
+def add_run(parser: argparse.ArgumentParser, environ: Mapping[str, str]) -> None:
+    add_sources(parser, environ, dataplane=True)
+    add_resources(parser)
+    add_names(parser)
+    parser.add_argument(
+        "--proxy-type",
+        choices=["dataplane"],
+        default=environ.get("KUMA_DATAPLANE_PROXY_TYPE", "dataplane"),
+        help="what to be (default: %(default)s) [KUMA_DATAPLANE_PROXY_TYPE]",
+    )
+    parser.add_argument("--strict", action="store_true", help="refuse the whole set where anything in it is wrong")
+    parser.add_argument(
+        "--admin-address", metavar="IP", type=_type(_address, "an address"), default="127.0.0.1",
+        help="where the admin interface listens (default: %(default)s)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--admin-port", metavar="P", type=_type(_port, "a port"),
+        help="its port; 0 picks one (default: networking.admin.port of the Dataplane, else 9901)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--drain-time", metavar="30s", type=_type(duration, "a duration"),
+        default=environ.get("KUMA_DATAPLANE_DRAIN_TIME", "30s"),
+        help="how long connections may finish after SIGTERM (default: %(default)s) [KUMA_DATAPLANE_DRAIN_TIME]",
+    )  # fmt: skip
+    parser.add_argument("--log-level", choices=["debug", "info", "warning", "error"], default="info")
+    parser.add_argument("--log-format", choices=["text", "json"], default="text")
+
+
+def sources_of(args: argparse.Namespace, environ: Mapping[str, str], paths: Sequence[str] = ()) -> Sources:
+    """``paths``: resources given as arguments rather than by ``--resources``."""
+    return Sources(
+        dataplane_file=args.dataplane_file,
+        dataplane_text=environ.get("KUMA_DATAPLANE_RUNTIME_RESOURCE"),
+        dataplane_vars=args.dataplane_var,
+        resources=tuple(paths) or tuple(path for group in args.resources for path in group),
+    )
+
+
+def names_of(args: argparse.Namespace) -> Names:
+    return Names(upstreams=tuple(args.dns_upstream), hosts_file=args.hosts_file)
+
+
+def run_options(args: argparse.Namespace, environ: Mapping[str, str]) -> RunOptions:
+    return RunOptions(
+        sources=sources_of(args, environ),
+        names=names_of(args),
+        strict=args.strict,
+        admin_address=args.admin_address,
+        admin_port=args.admin_port,
+        drain_time_s=args.drain_time,
+        log_level=args.log_level,
+        log_format=args.log_format,
+    )

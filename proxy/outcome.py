@@ -1,0 +1,34 @@
+"""Every way in which a proxied connection ends: its one name, Envoy's response flag, and who ended it.
+
+The flags are Envoy's (``envoy-access-log`` "RESPONSE_FLAGS"); ``-`` where Envoy sets none.
+"""
+
+from __future__ import annotations
+
+from enum import Enum
+
+
+class Outcome(Enum):
+    """``value`` is (word for logs, Envoy's flag)."""
+
+    COMPLETED = ("completed", "-")
+    DOWNSTREAM_CLOSED_EARLY = ("downstream_closed_before_upstream_connected", "DC")
+    DOWNSTREAM_RESET = ("downstream_reset", "DC")
+    UPSTREAM_RESET = ("upstream_reset", "UC")
+    UPSTREAM_TLS_FAILED = ("upstream_tls_failed", "UC")
+    UPSTREAM_CONNECT_FAILED = ("upstream_connect_failed", "UF")
+    NO_ENDPOINTS = ("no_healthy_upstream", "UH")
+    NO_CLUSTER = ("no_cluster", "NC")
+    OVERFLOW = ("overflow", "UO")
+    FORBIDDEN = ("access_forbidden", "UAEX")
+    IDLE_TIMEOUT = ("idle_timeout", "-")
+    DRAINED = ("drain_time_over", "-")
+    REMOVED = ("endpoint_removed", "-")
+
+    @property
+    def word(self) -> str:
+        return self.value[0]
+
+    @property
+    def flag(self) -> str:
+        return self.value[1]

@@ -1,0 +1,157 @@
+"""What runs, and the only place that changes it: a new plan is applied as the difference to the old one.
+
+Law: after ``apply(plan)`` what runs is what the plan says, whatever ran before; parts that did not change keep their
+sockets, counters and connections. A listener that cannot be opened does not stop the others: it is reported, kept in
+``failed`` and tried again with the next plan.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+
+from config.plan import Add, Change, ClusterPlan, Direction, ListenerPlan, Plan, Remove, Step, diff
+from proxy.cluster import Cluster, Services
+from proxy.listener import ConnectionLimit, Listener
+from proxy.outcome import Outcome
+from proxy.sockets import StartError
+from proxy.tasks import spawn
+
+log = logging.getLogger("koguma.runtime")
+
+
+@dataclass(frozen=True, slots=True)
+class Applied:
+    """What a plan changed, in numbers, and the listeners (by name) that could not be opened."""
+
+    added: int = 0
+    changed: int = 0
+    removed: int = 0
+    failed: dict[str, str] = field(default_factory=dict)
+
+
+class Runtime:
+    """Running listeners and clusters, by the names that the plan gives them."""
+
+    def __init__(self, plan: Plan, services: Services, limit: ConnectionLimit, drain_time_s: float) -> None:
+        self.plan = replace(plan, listeners={}, clusters={})
+        self.listeners: dict[str, Listener] = {}
+        self.clusters: dict[str, Cluster] = {}
+        self.failed: dict[str, str] = {}
+        self.limit = limit
+        self.draining = False
+        self._services = services
+        self._drain_time_s = drain_time_s
+        self._leaving: set[Listener] = set()
+
+    async def apply(self, plan: Plan) -> Applied:
+        # What failed to open is not running: take it out of the old plan, so that it is added again.
+        running = {name: part for name, part in self.plan.listeners.items() if name not in self.failed}
+        steps = diff(replace(self.plan, listeners=running), plan)
+        self.failed = {}
+        for step in steps:  # all ports that are given up, before any is taken: two listeners may swap theirs
+            if isinstance(step, Change) and _moves(step):
+                await self._leave(self.listeners.pop(step.old.name))
+        for step in steps:
+            await self._perform(step)
+        self.plan = plan
+        return Applied(
+            added=sum(isinstance(step, Add) for step in steps),
+            changed=sum(isinstance(step, Change) for step in steps),
+            removed=sum(isinstance(step, Remove) for step in steps),
+            failed=dict(self.failed),
+        )
+
+    async def _perform(self, step: Step) -> None:
+        match step:
+            case Add(ClusterPlan() as part):
+                cluster = self.clusters[part.name] = Cluster(part, self._services)
+                cluster.start()
+            case Change(_, ClusterPlan() as part):
+                self.clusters[part.name].update(part)
+            case Remove(ClusterPlan() as part):
+                self.clusters.pop(part.name).close()
+            case Add(ListenerPlan() as part):
+                await self._listen(part)
+            case Change(_, ListenerPlan() as part) if _moves(step):
+                await self._listen(part)
+            case Change(_, ListenerPlan() as part):
+                listener = self.listeners[part.name]
+                listener.plan, listener.cluster = part, self.clusters.get(part.cluster)
+            case Remove(ListenerPlan() as part):
+                if part.name in self.listeners:
+                    await self._leave(self.listeners.pop(part.name))
+
+    async def _listen(self, part: ListenerPlan) -> None:
+        listener = Listener(part, self.clusters.get(part.cluster), self.limit, self._services.throttle)
+        try:
+            listener.open()
+            await listener.start()
+        except StartError as exc:
+            self.failed[part.name] = str(exc)
+            await listener.stop()
+            return
+        self.listeners[part.name] = listener
+
+    async def _leave(self, listener: Listener) -> None:
+        """Stop listening; connections may finish within the drain time."""
+        await listener.stop()
+        if listener.connections:
+            self._leaving.add(listener)
+            spawn(self._finish(listener), f"drain {listener.plan.name}")
+
+    async def _finish(self, listener: Listener) -> None:
+        await self._emptied([listener], self._drain_time_s)
+        listener.end_connections(Outcome.REMOVED)
+        await self._emptied([listener], 1.0)
+        listener.abort_connections()
+        self._leaving.discard(listener)
+
+    async def drain(self) -> None:
+        """Stop accepting, give connections the drain time, then end those that are left."""
+        self.draining = True
+        listeners = [*self.listeners.values(), *self._leaving]
+        for listener in self.listeners.values():
+            await listener.stop()
+        await self._emptied(listeners, self._drain_time_s)
+        left = sum(len(listener.connections) for listener in listeners)
+        if left:
+            log.warning("drain time is over: %d connections are closed", left)
+            for listener in listeners:
+                listener.end_connections(Outcome.DRAINED)
+            await self._emptied(listeners, 1.0)
+            for listener in listeners:
+                listener.abort_connections()
+
+    async def _emptied(self, listeners: Iterable[Listener], within_s: float) -> None:
+        """Return when no listener has a connection left, or the time is over."""
+        try:
+            async with asyncio.timeout(within_s):
+                for listener in listeners:
+                    await listener.idle.wait()
+        except TimeoutError:
+            pass
+
+    async def stop_listening(self, inbound_only: bool) -> None:
+        """``POST /drain_listeners``: no new connections; those that exist go on."""
+        for listener in self.listeners.values():
+            if not inbound_only or listener.plan.direction is Direction.INBOUND:
+                await listener.stop()
+
+    async def close(self) -> None:
+        for listener in self.listeners.values():
+            await listener.stop()
+        for cluster in self.clusters.values():
+            cluster.close()
+
+
+def _moves(step: Change) -> bool:
+    """Whether a listener changes its address, which takes a new socket."""
+    old, new = step.old, step.new
+    return (
+        isinstance(old, ListenerPlan)
+        and isinstance(new, ListenerPlan)
+        and (old.address, old.port) != (new.address, new.port)
+    )

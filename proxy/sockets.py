@@ -1,0 +1,49 @@
+"""Plain sockets: opening them, and what the operating system has against it, in words."""
+
+from __future__ import annotations
+
+import errno
+import socket
+
+KEEPALIVE_IDLE_S, KEEPALIVE_INTERVAL_S, KEEPALIVE_PROBES = 60, 15, 4
+
+
+class StartError(Exception):
+    """A socket could not be opened; the message says which, and what to do."""
+
+
+def keep_alive(sock: socket.socket) -> None:
+    """Let the kernel notice a peer that vanished without a word. Accepted sockets inherit it from their listener."""
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    if hasattr(socket, "TCP_KEEPIDLE"):
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, KEEPALIVE_IDLE_S)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, KEEPALIVE_INTERVAL_S)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, KEEPALIVE_PROBES)
+
+
+def bind(address: str, port: int) -> socket.socket:
+    """A bound TCP socket, not yet listening. Raises :class:`StartError` with one clear line."""
+    where = f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
+    sock = socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET, socket.SOCK_STREAM)
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if sock.family == socket.AF_INET6:
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        sock.bind((address, port))
+    except OSError as exc:
+        sock.close()
+        raise StartError(f"cannot listen on {where}: {reason(exc)}") from exc
+    sock.setblocking(False)
+    return sock
+
+
+def reason(exc: OSError) -> str:
+    match exc.errno:
+        case errno.EADDRINUSE:
+            return "the port is taken by another process"
+        case errno.EACCES:
+            return "no permission (ports below 1024 need CAP_NET_BIND_SERVICE)"
+        case errno.EADDRNOTAVAIL:
+            return "no such address on this machine"
+        case _:
+            return exc.strerror or str(exc)

@@ -1,0 +1,178 @@
+"""Counters as plain integers.
+
+Whatever counts, counts by ``stats.upstream_cx_total += 1`` on a slotted object: no lock, no dict, no string.
+Names, sums and text exist only while someone asks (``proxy.admin``). Each class lists its fields with the names that
+Envoy gives them, so that a stat is added by adding one line.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Iterator
+
+# Envoy's default histogram buckets (upper bounds, milliseconds).
+BUCKETS_MS = (
+    0.5, 1, 5, 10, 25, 50, 100, 250, 500, 1000, 2500, 5000, 10_000, 30_000, 60_000,
+    300_000, 600_000, 1_800_000, 3_600_000,
+)  # fmt: skip
+
+
+class Histogram:
+    """Counts per bucket plus a sum; milliseconds in, nothing kept per sample."""
+
+    __slots__ = ("counts", "sum_ms")
+
+    def __init__(self) -> None:
+        self.counts = [0] * (len(BUCKETS_MS) + 1)
+        self.sum_ms = 0.0
+
+    def record(self, value_ms: float) -> None:
+        self.counts[bisect_left(BUCKETS_MS, value_ms)] += 1
+        self.sum_ms += value_ms
+
+    @property
+    def count(self) -> int:
+        return sum(self.counts)
+
+    def quantile(self, q: float) -> float:
+        """The value below which the share ``q`` of the samples lies, interpolated inside its bucket; NaN if empty."""
+        total = self.count
+        if not total:
+            return float("nan")
+        rank, seen = q * total, 0
+        lower = 0.0
+        for bound, count in zip(BUCKETS_MS, self.counts, strict=False):
+            if count and seen + count >= rank:
+                return lower + (bound - lower) * max(0.0, rank - seen) / count
+            seen += count
+            lower = bound
+        return float(BUCKETS_MS[-1])
+
+
+class Stats:
+    """Base: every slot is a counter, gauge or :class:`Histogram`; see the class attributes of the subclasses."""
+
+    __slots__ = ()
+    counters: tuple[str, ...] = ()
+    gauges: tuple[str, ...] = ()
+    histograms: tuple[str, ...] = ()
+
+    def __init__(self) -> None:
+        for name in self.counters + self.gauges:
+            setattr(self, _slot(name), 0)
+        for name in self.histograms:
+            setattr(self, _slot(name), Histogram())
+
+    def counted(self) -> Iterator[tuple[str, int]]:
+        """(Envoy's stat name, value) of the counters."""
+        return ((name, getattr(self, _slot(name))) for name in self.counters)
+
+    def gauged(self) -> Iterator[tuple[str, int]]:
+        return ((name, getattr(self, _slot(name))) for name in self.gauges)
+
+    def observed(self) -> Iterator[tuple[str, Histogram]]:
+        return ((name, getattr(self, _slot(name))) for name in self.histograms)
+
+
+def _slot(name: str) -> str:
+    return name.replace(".", "_")
+
+
+class ClusterStats(Stats):
+    """``cluster.<name>.*``. Byte totals hold connections that ended; the living ones are added by the cluster."""
+
+    counters = (
+        "upstream_cx_total",
+        "upstream_cx_connect_fail",
+        "upstream_cx_connect_timeout",
+        "upstream_cx_connect_attempts_exceeded",
+        "upstream_cx_overflow",
+        "upstream_cx_none_healthy",
+        "upstream_cx_idle_timeout",
+        "upstream_cx_destroy",
+        "upstream_cx_destroy_local",
+        "upstream_cx_destroy_remote",
+        "upstream_cx_rx_bytes_total",
+        "upstream_cx_tx_bytes_total",
+        "ssl.handshake",
+        "ssl.session_reused",
+        "ssl.connection_error",
+        "ssl.fail_verify_error",
+        "ssl.fail_verify_san",
+        "ssl.fail_verify_no_cert",
+        "update_attempt",
+        "update_success",
+        "update_failure",
+        "lb_healthy_panic",
+        "lb_ejections_total",
+    )
+    gauges = ("upstream_cx_active",)
+    histograms = ("upstream_cx_connect_ms", "upstream_cx_length_ms")
+    __slots__ = tuple(_slot(name) for name in counters + gauges + histograms)
+
+    upstream_cx_total: int
+    upstream_cx_connect_fail: int
+    upstream_cx_connect_timeout: int
+    upstream_cx_connect_attempts_exceeded: int
+    upstream_cx_overflow: int
+    upstream_cx_none_healthy: int
+    upstream_cx_idle_timeout: int
+    upstream_cx_destroy: int
+    upstream_cx_destroy_local: int
+    upstream_cx_destroy_remote: int
+    upstream_cx_rx_bytes_total: int
+    upstream_cx_tx_bytes_total: int
+    ssl_handshake: int
+    ssl_session_reused: int
+    ssl_connection_error: int
+    ssl_fail_verify_error: int
+    ssl_fail_verify_san: int
+    ssl_fail_verify_no_cert: int
+    update_attempt: int
+    update_success: int
+    update_failure: int
+    lb_healthy_panic: int
+    lb_ejections_total: int
+    upstream_cx_active: int
+    upstream_cx_connect_ms: Histogram
+    upstream_cx_length_ms: Histogram
+
+
+class ListenerStats(Stats):
+    """``listener.<address>.*`` and ``tcp.<prefix>.*``: the downstream side of one listener."""
+
+    counters = (
+        "downstream_cx_total",
+        "downstream_cx_destroy",
+        "downstream_cx_overflow",
+        "downstream_cx_rx_bytes_total",
+        "downstream_cx_tx_bytes_total",
+        "access_denied",
+        "idle_timeout",
+    )
+    gauges = ("downstream_cx_active",)
+    histograms = ("downstream_cx_length_ms",)
+    __slots__ = tuple(_slot(name) for name in counters + gauges + histograms)
+
+    downstream_cx_total: int
+    downstream_cx_destroy: int
+    downstream_cx_overflow: int
+    downstream_cx_rx_bytes_total: int
+    downstream_cx_tx_bytes_total: int
+    access_denied: int
+    idle_timeout: int
+    downstream_cx_active: int
+    downstream_cx_length_ms: Histogram
+
+
+class ReloadStats(Stats):
+    """``koguma.reload.*``: what became of changed files."""
+
+    counters = ("success", "rejected", "degraded")
+    gauges = ("generation",)
+    __slots__ = tuple(_slot(name) for name in counters + gauges)
+
+    success: int
+    rejected: int
+    degraded: int
+    generation: int

@@ -1,0 +1,271 @@
+"""TLS over an asyncio transport, as a transport: what is written is encrypted, what arrives is decrypted and delivered.
+
+``tls`` decides whom to trust and speaks TLS as bytes in, bytes out; this file only moves those bytes. A connection has
+two protocols in turn: :class:`TlsConnector` until the handshake is done *and verified*, then :class:`TlsStream`. The
+protocol above is told of its connection only by the second, so nothing can be written to a peer that was not verified.
+
+Why not the event loop's own TLS: it hides the peer's chain and alerts when a handshake fails, cannot half-close, keeps
+256 KiB a connection, and costs more CPU for small messages.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from collections.abc import Callable
+from datetime import datetime
+from typing import Any, cast
+
+from proxy.dialled import Dialled
+from tls.handshake import ClientHandshake, Established, Refused, recheck
+
+MAX_RECORD_BYTES = 16 * 1024  # RFC 8446 §5.1: the most plaintext that one record carries
+
+
+class TlsConnector(asyncio.Protocol):
+    """Drives a handshake. ``result`` yields :class:`Established`, or raises :class:`Refused` or ``OSError``."""
+
+    def __init__(self, handshake: ClientHandshake, inner: Dialled, wall_clock: Callable[[], datetime]) -> None:
+        self._handshake = handshake
+        self._inner = inner
+        self._wall_clock = wall_clock
+        self.result: asyncio.Future[Established] = asyncio.get_running_loop().create_future()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._raw = cast("asyncio.Transport", transport)
+        self._raw.write(self._handshake.start())
+
+    def data_received(self, data: bytes) -> None:
+        if self.result.done():
+            return
+        try:
+            reply = self._handshake.feed(data)
+        except Refused as refused:
+            self._refuse(refused)
+            return
+        if reply:
+            self._raw.write(reply)
+        if self._handshake.done:
+            established = self._handshake.established
+            assert established is not None
+            stream = TlsStream(self._raw, established, self._inner, self._wall_clock)
+            self._raw.set_protocol(stream)
+            self.result.set_result(established)
+            self._inner.connection_made(stream)
+            stream.deliver_pending()
+
+    def eof_received(self) -> None:
+        if not self.result.done():
+            try:
+                self._handshake.eof()
+            except Refused as refused:
+                self._refuse(refused)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if not self.result.done():
+            self.result.set_exception(exc or ConnectionAbortedError("connection closed in the TLS handshake"))
+
+    def abandon(self) -> None:
+        """Give up (timeout or the application has gone): nobody waits for the result any more."""
+        if not self.result.done():
+            self.result.cancel()
+            self._raw.abort()
+
+    def _refuse(self, refused: Refused) -> None:
+        if self._handshake.farewell:
+            self._raw.write(self._handshake.farewell)
+        self.result.set_exception(refused)
+        self._raw.close()
+
+
+class TlsStream(asyncio.Transport, asyncio.Protocol):
+    """A verified TLS connection: the transport of the protocol above, the protocol of the transport below.
+
+    Fatal TLS errors reach the protocol above as ``connection_lost(ssl.SSLError)``.
+    """
+
+    __slots__ = (
+        "_backlog", "_deliver", "_ended", "_established", "_failure", "_feed", "_incoming", "_inner", "_outgoing",
+        "_raw", "_raw_write", "_read", "_recheck", "_session_due", "_ssl", "_ssl_write", "_take", "_wall_clock",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        raw: asyncio.Transport,
+        established: Established,
+        inner: Dialled,
+        wall_clock: Callable[[], datetime],
+    ) -> None:
+        self._raw = raw
+        self._inner = inner
+        self._established = established
+        self._ssl = established.sslobj
+        self._incoming = established.incoming
+        self._outgoing = established.outgoing
+        self._recheck = established.renegotiation_allowed
+        self._wall_clock = wall_clock
+        self._session_due = True
+        self._failure: ssl.SSLError | None = None
+        self._ended = False
+        self._backlog: list[bytes] = []
+        # Bound once: each is called per chunk.
+        self._read = self._ssl.read
+        self._ssl_write = self._ssl.write
+        self._feed = self._incoming.write
+        self._take = self._outgoing.read
+        self._raw_write = raw.write
+        self._deliver = inner.data_received
+
+    # The protocol below
+
+    def data_received(self, data: bytes) -> None:
+        self._feed(data)
+        self.deliver_pending()
+
+    def deliver_pending(self) -> None:
+        """Decrypt whatever whole records have arrived and hand them up together."""
+        chunks: list[bytes] = []
+        failure: ssl.SSLError | None = None
+        ended = False
+        try:
+            while self._incoming.pending:
+                chunk = self._read(MAX_RECORD_BYTES)
+                if not chunk:
+                    ended = True  # close_notify
+                    break
+                chunks.append(chunk)
+        except ssl.SSLWantReadError:
+            pass  # the last record is not complete yet
+        except ssl.SSLZeroReturnError:
+            ended = True  # close_notify, after our own
+        except ssl.SSLError as exc:
+            failure = exc
+        if self._recheck and not self._still_trusted():
+            return  # before anything of what was read is handed up
+        if self._session_due:  # TLS 1.3 sends its tickets with, or before, the first data
+            self._session_due = False
+            self._established.remember(self._wall_clock())
+        if chunks and not self._raw.is_closing():
+            if len(chunks) == 1:
+                self._deliver(chunks[0])
+            else:
+                self._inner.chunks_received(chunks)
+        if failure is not None:
+            self._fail(failure)
+        elif ended:
+            self._end_of_stream()
+        else:
+            if self._outgoing.pending and not self._ended and not self._raw.is_closing():
+                self._raw_write(self._take())  # an answer of TLS itself: key update, renegotiation
+            if self._backlog:
+                self._retry_backlog()
+
+    def _still_trusted(self) -> bool:
+        """After a renegotiation the peer may be somebody else; nothing it sends counts until its names are checked."""
+        try:
+            recheck(self._established)
+        except Refused as refused:
+            self._fail(ssl.SSLError(1, refused.verdict.message))
+            return False
+        return True
+
+    def eof_received(self) -> bool | None:
+        # Many servers close without close_notify; like Envoy we pass that on as an end of stream.
+        return self._end_of_stream()
+
+    def _end_of_stream(self) -> bool | None:
+        self._raw.pause_reading()
+        keep_open = self._inner.eof_received()
+        if not keep_open:
+            self.close()
+        return keep_open
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if self._failure is None:
+            self._established.remember(self._wall_clock())
+        self._inner.connection_lost(self._failure or exc)
+        del self._inner, self._deliver  # the protocol above holds us as its transport: untie
+
+    def pause_writing(self) -> None:
+        self._inner.pause_writing()
+
+    def resume_writing(self) -> None:
+        self._inner.resume_writing()
+
+    def _fail(self, exc: ssl.SSLError) -> None:
+        self._failure = exc
+        if self._outgoing.pending and not self._ended and not self._raw.is_closing():
+            self._raw_write(self._take())  # our alert
+        self._raw.close()
+
+    # The transport above
+
+    def write(self, data: bytes | bytearray | memoryview[Any]) -> None:
+        if self._backlog:
+            self._backlog.append(bytes(data))
+            return
+        try:
+            self._ssl_write(data)
+        except ssl.SSLWantReadError:
+            # A renegotiation is under way and needs the peer's next message first.
+            self._backlog.append(bytes(data))
+        except ssl.SSLError as exc:
+            self._fail(exc)
+            return
+        self._raw_write(self._take())
+
+    def _retry_backlog(self) -> None:
+        backlog, self._backlog = self._backlog, []
+        for data in backlog:
+            self.write(data)
+
+    def write_eof(self) -> None:
+        """Half-close: close_notify, then FIN. The peer may go on sending."""
+        if self._ended or self._raw.is_closing():
+            return
+        if self._incoming.pending:
+            self.deliver_pending()  # OpenSSL refuses to read on past its own close_notify where data already waits
+        self._say_goodbye()
+        self._raw.write_eof()
+
+    def _say_goodbye(self) -> None:
+        self._ended = True
+        try:
+            self._ssl.unwrap()  # queues close_notify; then wants the peer's, which we do not wait for
+        except ssl.SSLError:
+            pass
+        if self._outgoing.pending:
+            self._raw_write(self._take())
+
+    def close(self) -> None:
+        if self._raw.is_closing():
+            return
+        if not self._ended and self._failure is None:
+            self._say_goodbye()
+        self._raw.close()
+
+    def abort(self) -> None:
+        self._raw.abort()
+
+    def pause_reading(self) -> None:
+        self._raw.pause_reading()
+
+    def resume_reading(self) -> None:
+        self._raw.resume_reading()
+
+    def is_closing(self) -> bool:
+        return self._raw.is_closing()
+
+    def can_write_eof(self) -> bool:
+        return True
+
+    def get_write_buffer_size(self) -> int:
+        return self._raw.get_write_buffer_size()
+
+    def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
+        self._raw.set_write_buffer_limits(high, low)
+
+    def get_extra_info(self, name: str, default: Any = None) -> Any:
+        if name == "ssl_object":
+            return self._ssl
+        return self._raw.get_extra_info(name, default)

@@ -1,0 +1,15 @@
+"""What every test may rely on."""
+
+from __future__ import annotations
+
+import resource
+
+import pytest
+
+
+@pytest.fixture(scope="session", autouse=True)
+def many_file_descriptors() -> None:
+    """Tests that hold thousands of connections need the limit that the system allows, not the default."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft < hard:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
