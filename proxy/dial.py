@@ -14,7 +14,7 @@ from typing import cast
 from config.plan import ClusterPlan
 from proxy.balance import Endpoint
 from proxy.dialled import Dialled
-from proxy.sockets import keep_alive
+from proxy.sockets import connect_abstract, keep_alive
 from proxy.tls_stream import TlsConnector
 from tls.handshake import ClientHandshake, Established, Refused, sni_of
 from tls.policy import Origination
@@ -31,23 +31,31 @@ class _Deadline:
         self._timeout_s = timeout_s
         self._inner = inner
         self._expired = False
+        self.connector: TlsConnector | None = None
+        """The handshake under way, if it has come to that: it then knows best what to say."""
 
-    def __enter__(self) -> None:
+    def __enter__(self) -> _Deadline:
         task = asyncio.current_task()
         assert task is not None
         self._task = task
         self._timer = asyncio.get_running_loop().call_later(self._timeout_s, self._expire)
+        return self
 
     def _expire(self) -> None:
-        if not self._inner.connected:
+        if self._inner.connected:
+            return
+        self._inner.abandon()
+        if self.connector is None or not self.connector.time_out(self._error()):
             self._expired = True
-            self._inner.abandon()
             self._task.cancel()
+
+    def _error(self) -> TimeoutError:
+        return TimeoutError(f"no connection within {self._timeout_s:g} s")
 
     def __exit__(self, kind: type[BaseException] | None, exc: BaseException | None, _traceback: object) -> None:
         self._timer.cancel()
-        if self._expired and kind is asyncio.CancelledError and self._task.uncancel() <= 0:
-            raise TimeoutError(f"no connection within {self._timeout_s:g} s") from exc
+        if self._expired and self._task.uncancel() <= 0 and kind is asyncio.CancelledError:
+            raise self._error() from exc
 
 
 class Dialer:
@@ -64,20 +72,22 @@ class Dialer:
         Raises ``OSError`` (``TimeoutError`` included) where no connection came about, and :class:`Refused` where one
         did and was not trusted.
         """
-        with _Deadline(plan.connect_timeout_s, inner):
+        with _Deadline(plan.connect_timeout_s, inner) as deadline:
             if plan.tls is None:
                 await self._connect(endpoint, inner)
                 return None
+            explained = endpoint.explain
             try:
-                return await self._secure(endpoint, plan.tls, inner)
+                return await self._secure(endpoint, plan.tls, inner, deadline)
             except Refused as refused:
-                if endpoint.explain or not refused.verdict.cause.is_chain_failure:
+                if explained or not refused.verdict.cause.is_chain_failure:
                     raise
                 # Trusted until now, the endpoint was not asked what it presents. Once more, to be able to say.
-                endpoint.explain = True
-                return await self._secure(endpoint, plan.tls, inner)
+                return await self._secure(endpoint, plan.tls, inner, deadline)
 
-    async def _secure(self, endpoint: Endpoint, policy: Origination, inner: Dialled) -> Established:
+    async def _secure(
+        self, endpoint: Endpoint, policy: Origination, inner: Dialled, deadline: _Deadline
+    ) -> Established:
         handshake = ClientHandshake(
             policy,
             host=endpoint.host,
@@ -87,7 +97,7 @@ class Dialer:
             session_key=self._session_key(endpoint, policy),
             now=self._wall_clock(),
         )
-        connector = TlsConnector(handshake, inner, self._wall_clock)
+        connector = deadline.connector = TlsConnector(handshake, inner, self._wall_clock)
         await self._connect(endpoint, connector)
         try:
             established = await connector.result
@@ -111,8 +121,10 @@ class Dialer:
     async def _connect(self, endpoint: Endpoint, protocol: asyncio.Protocol) -> None:
         address = endpoint.address
         if isinstance(address, str):
-            path = "\0" + address[1:] if address.startswith("@") else address
-            await self._loop.create_unix_connection(lambda: protocol, path)
+            if address.startswith("@"):
+                await self._loop.create_unix_connection(lambda: protocol, sock=connect_abstract(address[1:]))
+            else:
+                await self._loop.create_unix_connection(lambda: protocol, address)
             return
         transport, _ = await self._loop.create_connection(lambda: protocol, address[0], address[1])
         if not transport.is_closing():

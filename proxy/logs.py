@@ -109,12 +109,14 @@ def _time(record: logging.LogRecord) -> str:
 
 
 class LogSetup(logging.Handler):
-    """What :func:`configure` installed. ``dropped`` counts lines that found the queue full or the stream closed."""
+    """What :func:`configure` installed."""
 
     def __init__(self, level: int, formatter: logging.Formatter, stream: TextIO) -> None:
         super().__init__()
-        self.dropped = 0
-        self._untold = 0
+        # Each of these has one writing thread, or the handler's lock around it.
+        self._refused = 0
+        self._told = 0
+        self._unwritten = 0
         self._stream = stream
         self._lines: queue.Queue[str | None] = queue.Queue(MAX_QUEUED_LINES)
         self.setFormatter(formatter)
@@ -139,19 +141,21 @@ class LogSetup(logging.Handler):
             line = self.format(logging.makeLogRecord(_too_long(record, len(line))))
         self._put(line)
 
+    @property
+    def dropped(self) -> int:
+        """Lines that found the queue full or the stream closed."""
+        return self._refused + self._unwritten
+
     def _put(self, line: str) -> None:
         try:
             self._lines.put_nowait(line)
         except queue.Full:
-            self._drop()
-
-    def _drop(self) -> None:
-        self.dropped += 1
-        self._untold += 1
+            self._refused += 1
 
     def _write(self) -> None:
         while (line := self._lines.get()) is not None:
-            lost, self._untold = self._untold, 0
+            lost = self._refused - self._told
+            self._told += lost
             try:
                 if lost:
                     self._stream.write(self._loss(lost) + "\n")
@@ -159,7 +163,7 @@ class LogSetup(logging.Handler):
                 if self._lines.empty():
                     self._stream.flush()
             except (OSError, ValueError):  # the stream is gone; there is nobody to tell
-                self.dropped += 1
+                self._unwritten += 1
 
     def _loss(self, lost: int) -> str:
         fields = {

@@ -47,3 +47,20 @@ def reason(exc: OSError) -> str:
             return "no such address on this machine"
         case _:
             return exc.strerror or str(exc)
+
+
+def connect_abstract(name: str) -> socket.socket:
+    """A connection to a unix socket in Linux's abstract namespace, which the event loop does not take by name. Raises
+    ``OSError``; never waits: a unix socket is connected at once, or its queue is full.
+    """
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        sock.setblocking(False)
+        sock.connect("\0" + name)
+    except BlockingIOError as exc:
+        sock.close()
+        raise ConnectionRefusedError(errno.ECONNREFUSED, "the queue of the unix socket is full") from exc
+    except OSError:
+        sock.close()
+        raise
+    return sock

@@ -23,31 +23,26 @@ MAX_RECORD_BYTES = 16 * 1024  # RFC 8446 §5.1: the most plaintext that one reco
 
 
 class TlsConnector(asyncio.Protocol):
-    """Drives a handshake. ``result`` yields :class:`Established`, or raises :class:`Refused` or ``OSError``."""
+    """Drives a handshake. ``result`` yields :class:`Established`, or raises :class:`Refused`."""
 
     def __init__(self, handshake: ClientHandshake, inner: Dialled, wall_clock: Callable[[], datetime]) -> None:
         self._handshake = handshake
         self._inner = inner
         self._wall_clock = wall_clock
+        self._raw: asyncio.Transport | None = None
         self.result: asyncio.Future[Established] = asyncio.get_running_loop().create_future()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._raw = cast("asyncio.Transport", transport)
-        self._raw.write(self._handshake.start())
+        self._guarded(self._handshake.start)
 
     def data_received(self, data: bytes) -> None:
         if self.result.done():
             return
-        try:
-            reply = self._handshake.feed(data)
-        except Refused as refused:
-            self._refuse(refused)
-            return
-        if reply:
-            self._raw.write(reply)
-        if self._handshake.done:
-            established = self._handshake.established
-            assert established is not None
+        self._guarded(lambda: self._handshake.feed(data))
+        established = self._handshake.established
+        if self._handshake.done and established is not None and not self.result.done():
+            assert self._raw is not None
             stream = TlsStream(self._raw, established, self._inner, self._wall_clock)
             self._raw.set_protocol(stream)
             self.result.set_result(established)
@@ -56,26 +51,36 @@ class TlsConnector(asyncio.Protocol):
 
     def eof_received(self) -> None:
         if not self.result.done():
-            try:
-                self._handshake.eof()
-            except Refused as refused:
-                self._refuse(refused)
+            self._guarded(self._handshake.eof)
 
     def connection_lost(self, exc: Exception | None) -> None:
         if not self.result.done():
-            self.result.set_exception(exc or ConnectionAbortedError("connection closed in the TLS handshake"))
+            error = exc if isinstance(exc, OSError) else ConnectionResetError("connection lost")
+            self.result.set_exception(self._handshake.broken(error))
+
+    def time_out(self, error: TimeoutError) -> bool:
+        """Give up because time is over. False if there is no connection yet: then there is nothing to say of TLS."""
+        if self._raw is None or self.result.done():
+            return False
+        self.result.set_exception(self._handshake.broken(error))
+        self._raw.abort()
+        return True
 
     def abandon(self) -> None:
-        """Give up (timeout or the application has gone): nobody waits for the result any more."""
-        if not self.result.done():
-            self.result.cancel()
+        """Give up because the application has gone: nobody waits for the result any more."""
+        if self._raw is not None and not self._handshake.done:
             self._raw.abort()
 
-    def _refuse(self, refused: Refused) -> None:
-        if self._handshake.farewell:
-            self._raw.write(self._handshake.farewell)
-        self.result.set_exception(refused)
-        self._raw.close()
+    def _guarded(self, step: Callable[[], bytes]) -> None:
+        """Take a step of the handshake and send what it says, be it the next flight or an alert."""
+        assert self._raw is not None
+        try:
+            self._raw.write(step())
+        except Refused as refused:
+            if self._handshake.farewell:
+                self._raw.write(self._handshake.farewell)
+            self.result.set_exception(refused)
+            self._raw.close()
 
 
 class TlsStream(asyncio.Transport, asyncio.Protocol):
@@ -85,8 +90,9 @@ class TlsStream(asyncio.Transport, asyncio.Protocol):
     """
 
     __slots__ = (
-        "_backlog", "_deliver", "_ended", "_established", "_failure", "_feed", "_incoming", "_inner", "_outgoing",
-        "_raw", "_raw_write", "_read", "_recheck", "_session_due", "_ssl", "_ssl_write", "_take", "_wall_clock",
+        "_backlog", "_congested", "_deliver", "_end_due", "_ended", "_established", "_failure", "_feed",
+        "_incoming", "_inner", "_outgoing", "_raw", "_raw_write", "_read", "_recheck", "_session_due", "_ssl",
+        "_ssl_write", "_take", "_wall_clock",
     )  # fmt: skip
 
     def __init__(
@@ -104,10 +110,13 @@ class TlsStream(asyncio.Transport, asyncio.Protocol):
         self._outgoing = established.outgoing
         self._recheck = established.renegotiation_allowed
         self._wall_clock = wall_clock
-        self._session_due = True
+        self._session_due = established.version == "TLSv1.3"
         self._failure: ssl.SSLError | None = None
         self._ended = False
+        # While a renegotiation is under way: what was written, whether an end follows, whether ``raw`` is full as well.
         self._backlog: list[bytes] = []
+        self._end_due = False
+        self._congested = False
         # Bound once: each is called per chunk.
         self._read = self._ssl.read
         self._ssl_write = self._ssl.write
@@ -142,7 +151,7 @@ class TlsStream(asyncio.Transport, asyncio.Protocol):
             failure = exc
         if self._recheck and not self._still_trusted():
             return  # before anything of what was read is handed up
-        if self._session_due:  # TLS 1.3 sends its tickets with, or before, the first data
+        if self._session_due and failure is None:  # TLS 1.3 sends its tickets with, or before, the first data
             self._session_due = False
             self._established.remember(self._wall_clock())
         if chunks and not self._raw.is_closing():
@@ -181,19 +190,23 @@ class TlsStream(asyncio.Transport, asyncio.Protocol):
         return keep_open
 
     def connection_lost(self, exc: Exception | None) -> None:
-        if self._failure is None:
+        if self._failure is None and self._established.version == "TLSv1.3":
             self._established.remember(self._wall_clock())
         self._inner.connection_lost(self._failure or exc)
         del self._inner, self._deliver  # the protocol above holds us as its transport: untie
 
     def pause_writing(self) -> None:
+        self._congested = True
         self._inner.pause_writing()
 
     def resume_writing(self) -> None:
-        self._inner.resume_writing()
+        self._congested = False
+        if not self._backlog:
+            self._inner.resume_writing()
 
     def _fail(self, exc: ssl.SSLError) -> None:
-        self._failure = exc
+        if self._failure is None:  # what follows the first fault only follows from it
+            self._failure = exc
         if self._outgoing.pending and not self._ended and not self._raw.is_closing():
             self._raw_write(self._take())  # our alert
         self._raw.close()
@@ -209,6 +222,7 @@ class TlsStream(asyncio.Transport, asyncio.Protocol):
         except ssl.SSLWantReadError:
             # A renegotiation is under way and needs the peer's next message first.
             self._backlog.append(bytes(data))
+            self._inner.pause_writing()
         except ssl.SSLError as exc:
             self._fail(exc)
             return
@@ -218,6 +232,12 @@ class TlsStream(asyncio.Transport, asyncio.Protocol):
         backlog, self._backlog = self._backlog, []
         for data in backlog:
             self.write(data)
+        if self._backlog:
+            return
+        if self._end_due:
+            self.write_eof()
+        elif not self._congested:
+            self._inner.resume_writing()
 
     def write_eof(self) -> None:
         """Half-close: close_notify, then FIN. The peer may go on sending."""
@@ -225,6 +245,11 @@ class TlsStream(asyncio.Transport, asyncio.Protocol):
             return
         if self._incoming.pending:
             self.deliver_pending()  # OpenSSL refuses to read on past its own close_notify where data already waits
+            if self._ended or self._raw.is_closing():
+                return
+        if self._backlog:
+            self._end_due = True
+            return
         self._say_goodbye()
         self._raw.write_eof()
 

@@ -164,6 +164,12 @@ class ClientHandshake:
         """The peer has closed its side before the handshake was done."""
         raise Refused(verdict.closed_in_handshake(self._presented))
 
+    def broken(self, error: OSError) -> Refused:
+        """What to raise where the connection broke, or time ran out, before the handshake was done."""
+        return Refused(
+            verdict.classify(error, Phase.HANDSHAKE, self._origination, self._presented, now=self._now)
+        )
+
     def _advance(self) -> bytes:
         sslobj = self._sslobj
         assert sslobj is not None, "start() comes first"

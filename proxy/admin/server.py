@@ -3,9 +3,9 @@
 One task a connection, for this is not the data path. A request must be complete within ``IDLE_S`` of the moment from
 which we wait for it, an answer must make progress within the same; heads, bodies and connections are limited.
 
-Two guards against web pages, which can reach loopback through the browser of whoever works on the machine: a name that
-somebody made point at 127.0.0.1 (DNS rebinding) is told by its ``Host``, and a form that posts across sites by its
-``Origin``.
+Three guards against web pages, which can reach loopback through the browser of whoever works on the machine: a name
+that somebody made point at 127.0.0.1 (DNS rebinding) is told by its ``Host``, a form that posts across sites by its
+``Origin``, and whatever else another page fetches by its ``Sec-Fetch-Site`` (W3C Fetch Metadata).
 """
 
 from __future__ import annotations
@@ -174,6 +174,7 @@ class _Connection:
             request = Request.parse(head.method.decode("ascii"), head.target.decode("ascii"))
             self._check_host(head)
             route = routes.find(request)
+            _check_site(head, request)
             if route.changes:
                 _check_origin(head)
             return await routes.answer(route, self._context, request)
@@ -250,6 +251,14 @@ def is_literal(host: str) -> bool:
     except ValueError:
         return False
     return True
+
+
+def _check_site(head: h11.Request, request: Request) -> None:
+    """A link from elsewhere may lead here, but no other page may fetch from here, nor choose a ``filter`` for us."""
+    if _header(head, b"sec-fetch-site") in ("cross-site", "same-site") and (
+        _header(head, b"sec-fetch-mode") != "navigate" or request.query
+    ):
+        raise Refusal(403, "refused: the request comes from another site's page\n")
 
 
 def _check_origin(head: h11.Request) -> None:

@@ -98,6 +98,8 @@ class Proxy:
         try:
             connection.request("GET", path)
             return json.loads(connection.getresponse().read())
+        except (OSError, http.client.HTTPException, ValueError) as exc:
+            raise ChildError(f"no answer from the admin interface: {exc}\n{self._last_lines()}") from exc
         finally:
             connection.close()
 

@@ -249,6 +249,26 @@ def test_a_page_of_another_site_cannot_post() -> None:
     run(scenario())
 
 
+@pytest.mark.parametrize(
+    ("target", "site", "mode", "expected"),
+    [
+        ("/stats?filter=(.%2B)%2B!", "cross-site", "no-cors", 403),
+        ("/stats?filter=(.%2B)%2B!", "cross-site", "navigate", 403),
+        ("/stats", "same-site", "no-cors", 403),
+        ("/", "cross-site", "navigate", 200),
+        ("/stats?filter=server", "same-origin", "navigate", 200),
+        ("/stats?filter=server", "none", "navigate", 200),
+    ],
+)
+def test_a_page_of_another_site_may_link_but_not_fetch(target: str, site: str, mode: str, expected: int) -> None:
+    async def scenario() -> None:
+        async with world() as here:
+            reply = await here.ask(target, **{"Sec-Fetch-Site": site, "Sec-Fetch-Mode": mode})
+            assert reply.status == expected
+
+    run(scenario())
+
+
 def test_a_view_that_fails_gets_500_and_harms_nobody(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -1,0 +1,329 @@
+"""Guarantee: a TLS stream delivers exactly what the peer encrypted, whatever else TLS does in between, and names the
+first thing that went wrong. In memory: the raw transport is a fake, the peer a real TLS server.
+"""
+
+from __future__ import annotations
+
+import ssl
+from typing import Any
+
+import pytest
+
+from proxy.dialled import Dialled
+from proxy.outcome import Outcome
+from proxy.tls_stream import TlsStream
+from tests.kit import client, peers
+from tests.kit.ca import Authority
+from tests.kit.peers import Peer, Visit
+from tests.proxy.rig import ROOT, SERVER, LoopThread, Rig, trusting, utc_now
+from tests.tls.duet import HOST, V12, V13, Duet, originate, server_context, shake
+from tests.tls.test_tls_renegotiation import RenegotiatingServer, ffi, lib
+from tests.tls.test_tls_renegotiation import connect as connect_renegotiating
+from tls.sessions import SessionCache
+
+LEAF = ROOT.leaf(HOST)
+
+
+class FakeRaw:
+    """The transport below, as far as a stream uses it."""
+
+    def __init__(self) -> None:
+        self.sent = b""
+        self.calls: list[str] = []
+        self.reading = True
+
+    def write(self, data: bytes) -> None:
+        self.sent += data
+
+    def writelines(self, data: list[bytes]) -> None:
+        self.write(b"".join(data))
+
+    def take(self) -> bytes:
+        sent, self.sent = self.sent, b""
+        return sent
+
+    def write_eof(self) -> None:
+        assert not self.is_closing(), "write_eof() after close()"
+        self.calls.append("write_eof")
+
+    def pause_reading(self) -> None:
+        self.reading = False
+
+    def resume_reading(self) -> None:
+        self.reading = True
+
+    def close(self) -> None:
+        self.calls.append("close")
+
+    def is_closing(self) -> bool:
+        return "close" in self.calls
+
+    def get_write_buffer_size(self) -> int:
+        return len(self.sent)
+
+
+class Above(Dialled):
+    """The protocol above: records, and keeps its direction open at an end of stream."""
+
+    __slots__ = ("calls", "keep_open", "received")
+
+    def __init__(self) -> None:
+        self.received = b""
+        self.calls: list[object] = []
+        self.keep_open = True
+
+    def data_received(self, data: bytes) -> None:
+        self.received += data
+
+    def eof_received(self) -> bool:
+        self.calls.append("eof")
+        return self.keep_open
+
+    def pause_writing(self) -> None:
+        self.calls.append("pause")
+
+    def resume_writing(self) -> None:
+        self.calls.append("resume")
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.calls.append(exc)
+
+
+class Talk:
+    """A verified stream between :class:`Above` and a server, the bytes carried by hand."""
+
+    def __init__(self, version: ssl.TLSVersion = V13, **more: Any) -> None:
+        self.sessions = SessionCache()
+        self.duet: Duet = shake(
+            originate(ROOT.pem), server_context(LEAF, versions=(version, version), **more), sessions=self.sessions
+        )
+        self.server = self.duet.server
+        self.raw, self.above = FakeRaw(), Above()
+        self.stream = TlsStream(self.raw, self.duet.accepted, self.above, utc_now)  # type: ignore[arg-type]
+
+    def server_sends(self, data: bytes) -> None:
+        self.stream.data_received(self.server.send(data))
+
+    def server_ends(self) -> bytes:
+        """The server's close_notify."""
+        with pytest.raises(ssl.SSLWantReadError):
+            self.server.sslobj.unwrap()
+        return self.server._outgoing.read()
+
+
+@pytest.mark.parametrize("version", [V12, V13], ids=["1.2", "1.3"])
+def test_both_ways_and_both_endings(version: ssl.TLSVersion) -> None:
+    talk = Talk(version)
+    talk.stream.write(b"question")
+    talk.server.feed(talk.raw.take())
+    assert talk.server.received == b"question"
+    talk.stream.write_eof()
+    assert talk.raw.calls == ["write_eof"]
+    assert talk.raw.sent, "close_notify goes out before the FIN"
+    talk.server_sends(b"answer" * 10_000)
+    assert talk.above.received == b"answer" * 10_000, "reading goes on after our own end"
+    talk.stream.data_received(talk.server_ends())
+    assert talk.above.calls == ["eof"]
+    assert not talk.raw.is_closing(), "the protocol above keeps its direction"
+
+
+def test_the_tickets_of_tls_13_are_no_data_and_are_remembered() -> None:
+    talk = Talk(V13)
+    assert len(talk.sessions) == 0, "the tickets still wait"
+    talk.stream.deliver_pending()
+    assert talk.above.received == b""
+    talk.server_sends(b"hello")
+    assert talk.above.received == b"hello"
+    talk.stream.connection_lost(None)
+    assert len(talk.sessions) > 0
+
+
+@pytest.mark.parametrize("cut", [1, 4, 5, 100, 16_000])
+def test_half_close_in_the_middle_of_a_record_loses_nothing(cut: int) -> None:
+    talk = Talk()
+    wire = talk.server.send(b"x" * 16_384)
+    talk.stream.data_received(wire[:cut])
+    talk.stream.write_eof()
+    talk.stream.data_received(wire[cut:])
+    talk.server_sends(b"y")
+    assert talk.above.received == b"x" * 16_384 + b"y"
+
+
+def test_any_cut_of_the_bytes_gives_the_same_data() -> None:
+    talk = Talk()
+    wire = talk.server.send(b"one") + talk.server.send(b"two" * 9000)
+    for start in range(0, len(wire), 7):
+        talk.stream.data_received(wire[start : start + 7])
+    assert talk.above.received == b"one" + b"two" * 9000
+
+
+def test_an_end_without_close_notify_is_an_end() -> None:
+    talk = Talk()
+    talk.server_sends(b"the last")
+    assert talk.stream.eof_received() is True
+    assert (talk.above.received, talk.above.calls) == (b"the last", ["eof"])
+
+
+def test_an_end_that_the_protocol_above_does_not_survive_closes() -> None:
+    talk = Talk()
+    talk.above.keep_open = False
+    talk.stream.data_received(talk.server_ends())
+    assert talk.raw.calls == ["close"]
+
+
+def test_half_close_when_data_and_the_peers_end_already_wait() -> None:
+    """A TLS 1.2 server that greets and leaves in the flight that ends the handshake; the application has ended before."""
+    talk = Talk(V12)
+    talk.above.keep_open = False
+    talk.duet.accepted.incoming.write(talk.server.send(b"hello") + talk.server_ends())
+    talk.stream.write_eof()
+    assert talk.above.received == b"hello"
+    assert talk.above.calls == ["eof"]
+    assert talk.raw.calls == ["close"]
+
+
+# Faults
+
+
+def test_what_is_broken_is_said_once_and_first_things_stay_first() -> None:
+    talk = Talk()
+    wire = bytearray(talk.server.send(b"good"))
+    wire[-1] ^= 1
+    talk.stream.data_received(bytes(wire))
+    assert talk.raw.is_closing()
+    assert talk.raw.sent, "an alert"
+    talk.stream.write(b"more from the application, in the same moment")
+    talk.stream.connection_lost(None)
+    (failure,) = talk.above.calls
+    assert isinstance(failure, ssl.SSLError)
+    assert "BAD_RECORD_MAC" in str(failure.reason) or "bad record mac" in str(failure)
+    assert talk.above.received == b""
+
+
+def test_data_before_a_fatal_record_is_delivered() -> None:
+    talk = Talk()
+    good = talk.server.send(b"good")
+    bad = bytearray(talk.server.send(b"bad"))
+    bad[-1] ^= 1
+    talk.stream.data_received(good + bytes(bad))
+    assert talk.above.received == b"good"
+    assert talk.raw.is_closing()
+
+
+def test_a_session_that_ended_in_a_fault_is_not_remembered() -> None:
+    talk = Talk()
+    talk.stream.data_received(b"\x17\x03\x03\x00\x20" + b"\0" * 32)
+    talk.stream.connection_lost(None)
+    assert len(talk.sessions) == 0
+
+
+# Renegotiation
+
+
+class ListeningServer(RenegotiatingServer):
+    """One that keeps what it reads."""
+
+    received = b""
+
+    def feed(self, data: bytes) -> bytes:
+        lib.BIO_write(self._incoming, data, len(data))
+        buffer = ffi.new("char[]", 16384)
+        while (count := lib.SSL_read(self._ssl, buffer, 16384)) > 0:
+            self.received += bytes(ffi.buffer(buffer, count))
+        lib.ERR_clear_error()
+        return self._take()
+
+
+class RenegotiatingTalk:
+    def __init__(self) -> None:
+        self.server = ListeningServer(LEAF)
+        established = connect_renegotiating(originate(ROOT.pem, allow_renegotiation=True), self.server)
+        self.raw, self.above = FakeRaw(), Above()
+        self.stream = TlsStream(self.raw, established, self.above, utc_now)  # type: ignore[arg-type]
+
+    def to_end(self) -> None:
+        """Carry bytes until the handshake that is under way is over."""
+        for _ in range(6):
+            answer = self.server.feed(self.raw.take())
+            if not answer:
+                return
+            self.stream.data_received(answer)
+
+
+def test_what_is_written_during_a_renegotiation_waits_for_it() -> None:
+    talk = RenegotiatingTalk()
+    talk.stream.data_received(talk.server.renegotiate())
+    for number in range(3):
+        talk.stream.write(b"%d" % number)
+    assert talk.above.calls == ["pause"], "what waits is bounded"
+    talk.to_end()
+    assert talk.above.calls[-1] == "resume"
+    assert talk.server.received == b"012"
+    assert not talk.raw.is_closing()
+    talk.stream.data_received(talk.server.send(b"after"))
+    assert talk.above.received == b"after"
+
+
+def test_a_half_close_during_a_renegotiation_comes_after_what_waits() -> None:
+    talk = RenegotiatingTalk()
+    talk.stream.data_received(talk.server.renegotiate())
+    talk.stream.write(b"the last words")
+    talk.stream.write_eof()
+    assert talk.raw.calls == []
+    talk.to_end()
+    assert talk.raw.calls == ["write_eof"]
+    assert talk.server.received == b"the last words"
+
+
+def test_a_loss_during_a_renegotiation_is_told() -> None:
+    talk = RenegotiatingTalk()
+    talk.stream.data_received(talk.server.renegotiate())
+    talk.stream.connection_lost(ConnectionResetError())
+    assert isinstance(talk.above.calls[-1], ConnectionResetError)
+
+
+def test_a_peer_that_becomes_somebody_else_is_dropped_with_what_it_said() -> None:
+    talk = RenegotiatingTalk()
+    talk.server.become(ROOT.leaf("somebody.else.test"))
+    talk.stream.data_received(talk.server.renegotiate())
+    for _ in range(6):
+        answer = talk.server.feed(talk.raw.take())
+        if not answer or talk.raw.is_closing():
+            break
+        talk.stream.data_received(answer)
+    assert talk.raw.is_closing()
+    talk.stream.connection_lost(None)
+    failure = talk.above.calls[-1]
+    assert isinstance(failure, ssl.SSLError)
+    assert "somebody.else.test" in str(failure)
+    assert talk.above.received == b""
+
+
+# With sockets, through a relay
+
+
+def test_an_end_without_close_notify_reaches_the_application_in_order(loop: LoopThread) -> None:
+    def ragged(visit: Visit) -> None:
+        visit.send(b"ragged")
+        visit.stream.sock.shutdown(1)
+        visit.read_to_end()
+
+    with Peer(ragged, tls=peers.server_tls(SERVER)) as peer, Rig(loop, [peer], tls=trusting()) as rig:
+        with client.connect(rig.port) as app:
+            assert client.read_to_end(app) == b"ragged"
+        assert rig.wait_for_end() == [Outcome.COMPLETED]
+
+
+def test_a_server_that_wants_a_client_certificate_says_so_after_the_handshake(loop: LoopThread) -> None:
+    """TLS 1.3: the handshake is over for us before the server has judged."""
+    context = peers.server_tls(SERVER, client_ca_pem=Authority.root("Clients").pem)
+    with Peer(peers.echo, tls=context) as peer, Rig(loop, [peer], tls=trusting()) as rig:
+        with client.connect(rig.port) as app:
+            assert client.read_to_end(app) == b""
+        assert rig.wait_for_end() == [Outcome.UPSTREAM_TLS_FAILED]
+        (endpoint,) = rig.cluster.balancer
+        assert endpoint.last_verdict is not None
+        assert endpoint.last_verdict.cause == "client_certificate_required"
+        assert endpoint.explain, "the next handshake listens"
+        assert rig.cluster.stats.ssl_connection_error == 1
+        assert rig.cluster.stats.upstream_cx_destroy_remote == 1
