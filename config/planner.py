@@ -8,12 +8,12 @@ what was good before); services whose document and secrets did not change are no
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
 from enum import StrEnum
 from ipaddress import ip_address
+from pathlib import PurePath
 
 from config.load import Document, Key, Loaded
 from config.plan import (
@@ -168,9 +168,7 @@ class Planner:
         places = tuple(unreadable)
 
         def is_gone(key: Key, document: Document) -> bool:
-            return key not in current and not any(
-                document.file == place or document.file.startswith(place + os.sep) for place in places
-            )
+            return key not in current and not any(PurePath(document.file).is_relative_to(place) for place in places)
 
         for key, document in tuple(self._good.items()):
             if is_gone(key, document):
@@ -293,6 +291,10 @@ class Planner:
                 problems.append(document.problem(field, message, Severity.WARNING))
                 continue
             listener, cluster = _inbound(dataplane, inbound, networking)
+            if listener.name in listeners:
+                message = f'"{inbound.section}" is already the name of another inbound: give it one of its own'
+                problems.append(document.problem(field, message, Severity.ERROR))
+                continue
             problems.append(
                 document.problem(
                     field, f"{listener.bind} accepts plaintext: there is no MeshIdentity", Severity.WARNING

@@ -55,18 +55,28 @@ async def _watch(
     stop: asyncio.Event,
     recursive: bool = False,
 ) -> None:
-    """Survives folders that vanish and come back."""
+    """Survives folders that vanish and come back. What changed before the watch was set is not lost: ``changed`` is
+    called once it is, too.
+    """
+    loop = asyncio.get_running_loop()
     while not stop.is_set():
+        loop.call_soon(changed)  # runs after the first step of awatch, which sets the watch
+        watched = _identities(folders)
         try:
-            async for _ in awatch(
+            async for changes in awatch(
                 *(folder for folder in folders if folder.is_dir()),
                 watch_filter=lambda _change, path: is_wanted(Path(path)),
                 debounce=DEBOUNCE_MS,
                 step=STEP_MS,
                 stop_event=stop,
                 recursive=recursive,
+                rust_timeout=int(RETRY_S * 1000),
+                yield_on_timeout=True,
             ):
-                changed()
+                if changes:
+                    changed()
+                if _identities(folders) != watched:
+                    break  # a watch stays with the folder that was there, not with its name
         except OSError as exc:
             log.warning("cannot watch for changes: %s; SIGHUP still reloads, and watching is tried again", exc)
         if not stop.is_set():
@@ -74,4 +84,16 @@ async def _watch(
                 async with asyncio.timeout(RETRY_S):
                     await stop.wait()
             except TimeoutError:
-                changed()
+                pass
+
+
+def _identities(folders: list[Path]) -> list[tuple[int, int] | None]:
+    """Which folder has each name now; ``None``: none."""
+    found: list[tuple[int, int] | None] = []
+    for folder in folders:
+        try:
+            status = folder.stat()
+            found.append((status.st_dev, status.st_ino))
+        except OSError:
+            found.append(None)
+    return found

@@ -98,6 +98,7 @@ class Listener:
             deadline = self._now() + 1.0
             while poll.poll(0) and self._now() < deadline:  # noqa: ASYNC110 - each turn of the loop accepts one
                 await asyncio.sleep(0)
+            await asyncio.sleep(0)  # asyncio's own loop attaches to the server one turn after it has accepted
             server.close()
         if self._socket is not None:
             self._socket.close()

@@ -16,6 +16,7 @@ from config.template import Variables, parse_variables
 from proxy import logs
 
 DURATION = re.compile(r"(\d+(?:\.\d+)?)(ns|us|µs|ms|s|m|h)")
+PROXY_TYPES = ("dataplane",)
 UNIT_S = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
 
 
@@ -49,6 +50,8 @@ class RunOptions:
     admin_port: int | None = None
     """``None``: ``networking.admin.port`` of the Dataplane, else 9901."""
     drain_time_s: float = 30.0
+    without_effect: tuple[str, ...] = ()
+    """Flags that ask for what this version does not have; said when it starts."""
     log_level: str = "info"
     log_format: logs.Format = "text"
 
@@ -67,9 +70,11 @@ def dns_server(text: str) -> tuple[str, int]:
     """``ADDR[:PORT]`` with IPv6 in brackets where a port follows. Raises ``ValueError``."""
     host, port = text, "53"
     if text.startswith("["):
-        host, _, rest = text[1:].partition("]")
+        host, bracket, rest = text[1:].partition("]")
+        if not bracket or (rest and not rest.startswith(":")):
+            raise ValueError(f'"{text}" is not [ADDR]:PORT')
         if rest:
-            port = rest.removeprefix(":")
+            port = rest[1:]
     elif text.count(":") == 1:
         host, port = text.split(":")
     if not port.isdecimal() or not 1 <= int(port) <= 65535:
@@ -95,8 +100,20 @@ def _port(text: str) -> int:
     return int(text)
 
 
+def _count(text: str) -> int:
+    if not text.isdecimal():
+        raise ValueError(f'"{text}" is not a number')
+    return int(text)
+
+
 def _address(text: str) -> str:
     return str(ip_address(text))
+
+
+def _proxy_type(text: str) -> str:
+    if text not in PROXY_TYPES:
+        raise ValueError(f'"{text}" is not a proxy type of this version: {", ".join(PROXY_TYPES)}')
+    return text
 
 
 def _boolean(text: str) -> bool:
@@ -181,7 +198,8 @@ def add_run(parser: argparse.ArgumentParser, environ: Mapping[str, str]) -> None
     add_names(parser)
     parser.add_argument(
         "--proxy-type",
-        choices=["dataplane"],
+        type=_type(_proxy_type, "a proxy type"),  # not choices: argparse would let the variable pass unchecked
+        metavar="{" + ",".join(PROXY_TYPES) + "}",
         default=environ.get("KUMA_DATAPLANE_PROXY_TYPE", "dataplane"),
         help="what to be (default: %(default)s) [KUMA_DATAPLANE_PROXY_TYPE]",
     )
@@ -199,6 +217,21 @@ def add_run(parser: argparse.ArgumentParser, environ: Mapping[str, str]) -> None
         default=environ.get("KUMA_DATAPLANE_DRAIN_TIME", "30s"),
         help="how long connections may finish after SIGTERM (default: %(default)s) [KUMA_DATAPLANE_DRAIN_TIME]",
     )  # fmt: skip
+    later = parser.add_argument_group("accepted, and without effect in this version")
+    later.add_argument(
+        "--concurrency", metavar="N", type=_type(_count, "a number"),
+        default=environ.get("KUMA_DATAPLANE_RUNTIME_CONCURRENCY", "1"),
+        help="workers; there is one [KUMA_DATAPLANE_RUNTIME_CONCURRENCY]",
+    )  # fmt: skip
+    later.add_argument("--state-dir", metavar="DIR", type=Path, help="nothing is kept between runs")
+    later.add_argument(
+        "--dns-enabled", action=argparse.BooleanOptionalAction, default=False, help="there is no DNS server"
+    )
+    later.add_argument("--dns-address", metavar="A", type=_type(_address, "an address"))
+    later.add_argument("--dns-port", metavar="P", type=_type(_port, "a port"))
+    later.add_argument(
+        "--vips", action=argparse.BooleanOptionalAction, default=False, help="only explicit outbounds are served"
+    )
     parser.add_argument("--log-level", choices=["debug", "info", "warning", "error"], default="info")
     parser.add_argument("--log-format", choices=["text", "json"], default="text")
 
@@ -217,6 +250,16 @@ def names_of(args: argparse.Namespace) -> Names:
     return Names(upstreams=tuple(args.dns_upstream), hosts_file=args.hosts_file)
 
 
+def _without_effect(args: argparse.Namespace) -> tuple[str, ...]:
+    asked = {
+        "--concurrency": args.concurrency > 1,
+        "--dns-enabled": args.dns_enabled,
+        "--vips": args.vips,
+        "--state-dir": args.state_dir is not None,
+    }
+    return tuple(flag for flag, is_asked in asked.items() if is_asked)
+
+
 def run_options(args: argparse.Namespace, environ: Mapping[str, str]) -> RunOptions:
     return RunOptions(
         sources=sources_of(args, environ),
@@ -225,6 +268,7 @@ def run_options(args: argparse.Namespace, environ: Mapping[str, str]) -> RunOpti
         admin_address=args.admin_address,
         admin_port=args.admin_port,
         drain_time_s=args.drain_time,
+        without_effect=_without_effect(args),
         log_level=args.log_level,
         log_format=args.log_format,
     )

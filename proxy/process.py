@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import operator
 import os
 import random
 import signal
@@ -53,6 +54,16 @@ class Snapshot:
     resources: Loaded
     dataplane: Loaded
 
+    def is_same_as(self, other: Snapshot | None) -> bool:
+        """Whether nothing was read that was not read before. Documents of unchanged files are the same objects."""
+        return (
+            other is not None
+            and self.dataplane == other.dataplane
+            and self.resources.problems == other.resources.problems
+            and len(self.resources.documents) == len(other.resources.documents)
+            and all(map(operator.is_, self.resources.documents, other.resources.documents))
+        )
+
 
 class Process:
     """One ``koguma run``. :meth:`run` returns the exit code."""
@@ -71,14 +82,16 @@ class Process:
         self._reload_wanted = asyncio.Event()
         self._stdin = standard_input(options.sources)
         self._reported: frozenset[Problem] = frozenset()
+        self._snapshot: Snapshot | None = None
         self._failing_health = False
         self._state = "INITIALIZING"
 
     async def run(self) -> int:
         for number in (signal.SIGTERM, signal.SIGINT):
             self._loop.add_signal_handler(number, self._stop)
-        self._loop.add_signal_handler(signal.SIGHUP, self._reload_wanted.set)
-        planned = self._plan(self._read())
+        self._loop.add_signal_handler(signal.SIGHUP, self._hang_up)
+        snapshot = self._snapshot = self._read()
+        planned = self._plan(snapshot)
         if planned.plan is None or (self._options.strict and planned.has_errors):
             for problem in planned.problems:
                 print(problem.as_text(), file=sys.stderr)
@@ -119,6 +132,8 @@ class Process:
         services = Services(Dialer(wall_clock), self._names, Throttle(clock), wall_clock)
         limit = ConnectionLimit.from_descriptors()
         runtime = self._runtime = Runtime(planned.plan, services, limit, options.drain_time_s)
+        for flag in options.without_effect:
+            log.warning("%s has no effect in this version", flag)
         self._report(planned.problems)
         applied = await runtime.apply(planned.plan)
         if applied.failed:
@@ -168,6 +183,9 @@ class Process:
         """Read and plan in a thread, so that traffic does not wait for YAML; apply here."""
         assert self._runtime is not None
         snapshot = await asyncio.to_thread(self._read)
+        if snapshot.is_same_as(self._snapshot):
+            return
+        self._snapshot = snapshot
         planned = await asyncio.to_thread(self._plan, snapshot)
         assert planned.plan is not None
         stats = self._reload_stats
@@ -288,6 +306,11 @@ class Process:
         }
 
     # Stop
+
+    def _hang_up(self) -> None:
+        """SIGHUP: plan anew even where no file changed; certificates may have expired, the system's CA file moved."""
+        self._snapshot = None
+        self._reload_wanted.set()
 
     def _stop(self) -> None:
         if self._stopping.is_set():

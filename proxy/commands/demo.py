@@ -7,6 +7,7 @@ if everything happened, and otherwise names the step that did not.
 
 from __future__ import annotations
 
+import os
 import signal
 import socket
 import ssl
@@ -19,6 +20,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
+from config.resources.meshexternalservice import MAX_UNIX_PATH_BYTES
 from proxy.demo import documents
 from proxy.demo.child import ChildError, Proxy, command, environment
 from proxy.demo.narrator import Narrator, wants_colours
@@ -106,7 +108,7 @@ class _Story:
 
         self._eu = partner("eu", ssl.TLSVersion.TLSv1_3)
         self._us = partner("us", ssl.TLSVersion.TLSv1_2)
-        unix_path = folder / "local.sock"
+        unix_path = _unix_path(folder)
         self._local = self._stage.enter_context(Origin("the unix socket", unix_path))
         narrator.say(f"eu.partner.test  127.0.0.1:{self._eu.port}  TLS 1.3, demands a client certificate")
         narrator.say(f"us.partner.test  127.0.0.1:{self._us.port}  TLS 1.2, demands a client certificate")
@@ -118,8 +120,8 @@ class _Story:
         self._hosts.write_text("127.0.0.1 eu.partner.test us.partner.test\n")
         self._dataplane.write_text(documents.dataplane(self._ports))
         self._write_partner(documents.EXPECTED_NAME)
-        (self._resources / "local-service.yaml").write_text(documents.local(str(unix_path)))
-        (self._resources / "cache.yaml").write_text(documents.failover(dead.getsockname()[1], str(unix_path)))
+        (self._resources / "local-service.yaml").write_text(documents.local(unix_path))
+        (self._resources / "cache.yaml").write_text(documents.failover(dead.getsockname()[1], unix_path))
         contents = {"partner-ca": authority.pem, "client-cert": client.certificate, "client-key": client.key}
         secrets = self._resources / "secrets.yaml"
         secrets.touch(mode=0o600)
@@ -259,6 +261,12 @@ class _Story:
 
 def _hello(origin: Origin) -> str:
     return f"hello from {origin.name}\n"
+
+
+def _unix_path(folder: Path) -> str:
+    """In the demo's folder, unless that is too deep for a socket's path: then in the abstract namespace."""
+    path = str(folder / "local.sock")
+    return path if len(os.fsencode(path)) <= MAX_UNIX_PATH_BYTES else f"@{folder.name}"
 
 
 def _free_ports(*names: str) -> dict[str, int]:

@@ -32,9 +32,9 @@ class Seen:
 
 
 class Origin:
-    """Serves from entry to exit. ``address`` is ``(host, port)``, or the path of a unix socket."""
+    """Serves from entry to exit. ``at`` is ``(host, port)``, or the path of a unix socket (``@name``: abstract)."""
 
-    def __init__(self, name: str, at: tuple[str, int] | Path, context: ssl.SSLContext | None = None) -> None:
+    def __init__(self, name: str, at: tuple[str, int] | str, context: ssl.SSLContext | None = None) -> None:
         self.name = name
         self.seen: list[Seen] = []
         self._context = context
@@ -48,8 +48,8 @@ class Origin:
                 origin._serve(self.request)
 
         self._server: socketserver.BaseServer
-        if isinstance(at, Path):
-            self._server = _UnixServer(str(at), Handler)
+        if isinstance(at, str):
+            self._server = _UnixServer("\0" + at[1:] if at.startswith("@") else at, Handler)
         else:
             self._server = _TcpServer(at, Handler)
         self._thread = threading.Thread(target=self._server.serve_forever, args=(POLL_S,), name=name, daemon=True)

@@ -193,6 +193,17 @@ def mount(directory: Path, version: str, document: Document) -> None:
     aside.rename(directory / "..data")
 
 
+def test_a_change_made_in_the_moment_of_readiness_is_not_lost(koguma: Koguma) -> None:
+    with Peer(peers.greeting(b"old")) as old, Peer(peers.greeting(b"new")) as new:
+        port = koguma.outbound("app")
+        for number in range(2000):  # so that it takes a while to watch them all
+            (koguma.resources / f"team-{number:04}").mkdir()
+        koguma.write("zone/app.yaml", service("app", old))
+        with koguma:
+            koguma.write("zone/app.yaml", service("app", new))
+            poll.until(lambda: client.fate(port) == b"new", "the change to be live")
+
+
 def test_sighup_reloads(koguma: Koguma) -> None:
     with Peer(peers.echo) as peer:
         koguma.service("app", [peer.endpoint])

@@ -113,7 +113,8 @@ class Koguma:
         """A local port that leads to ``service``, which may be one that does not exist."""
         local = free_port(address or "127.0.0.1")
         self._outbounds[service] = yamlkit.outbound(local, service, address=address)
-        self.write_dataplane()
+        if self._program is not None:
+            self.write_dataplane()
         return local
 
     def secret(self, name: str, data: str, *, form: yamlkit.Form = yamlkit.Form.UNIVERSAL) -> Document:
@@ -127,6 +128,7 @@ class Koguma:
 
     def write_text(self, filename: str, text: str) -> Path:
         path = self.resources / filename
+        path.parent.mkdir(exist_ok=True)
         _replace(path, text)
         return path
 
@@ -165,14 +167,15 @@ class Koguma:
 
     def launch(self) -> Program:
         """Starts the process without waiting for anything."""
-        if not self.dataplane_file.exists():
+        if self._outbounds or not self.dataplane_file.exists():
             self.write_dataplane()
         self._program = Program(self.command, env=environment(self._env), cwd=self.directory)
         return self._program
 
     def start(self) -> None:
-        """Starts the process and waits until it is ready."""
-        self.launch()
+        """Starts the process, unless :meth:`launch` has, and waits until it is ready."""
+        if self._program is None:
+            self.launch()
         self.wait_for_event("ready", within_s=READY_S)
 
     @property

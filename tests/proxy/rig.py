@@ -1,4 +1,4 @@
-"""The relay inside the test process: its loop runs in a thread, the test stays blocking, and both can look at the objects.
+"""The relay inside the test process: its loop runs in a thread, the test stays blocking and looks at the objects.
 
 with LoopThread(factory) as loop:
     rig = Rig(loop, [peer])                    # one listener before one cluster

@@ -1,9 +1,10 @@
-"""Guarantee: a connection gets the first endpoint that works, each is tried at most once, and every attempt is counted."""
+"""Guarantee: a connection gets the first endpoint that works, each is tried at most once, every attempt is counted."""
 
 from __future__ import annotations
 
 import socket
 from collections.abc import Callable
+from ipaddress import ip_address
 
 import pytest
 
@@ -12,7 +13,7 @@ from proxy.outcome import Outcome
 from tests.kit import client, peers
 from tests.kit.ca import Authority
 from tests.kit.peers import Peer
-from tests.proxy.rig import ROOT, SERVER, LoopThread, Rig, Zone, at, cluster_plan, named, target_of, trusting
+from tests.proxy.rig import SERVER, LoopThread, Rig, Zone, at, cluster_plan, named, target_of, trusting
 
 STRANGER = Authority.root("Stranger Root")
 
@@ -232,8 +233,6 @@ def test_a_shorter_idle_timeout_applies_at_once(loop: LoopThread) -> None:
 
 def test_every_kind_of_target_is_resolved() -> None:
     peer_plan = cluster_plan([at("::1", 443, 2), named("a.test", 80)])
-    from ipaddress import ip_address
-
     found = list(resolved_endpoints(peer_plan, {"a.test": [ip_address("127.0.0.1"), ip_address("::2")]}))
     assert [(e.address, e.host, e.is_dns, e.priority) for e in found] == [
         (("::1", 443), "::1", False, 2),
@@ -241,7 +240,3 @@ def test_every_kind_of_target_is_resolved() -> None:
         (("::2", 80), "a.test", True, 0),
     ]
     assert list(resolved_endpoints(peer_plan, {}))[1:] == []
-
-
-def test_the_root_is_not_the_stranger() -> None:
-    assert ROOT.pem != STRANGER.pem

@@ -345,10 +345,13 @@ def test_an_idle_relay_is_ended_and_a_busy_one_is_not(serve: Callable[..., tuple
 
 def test_a_stalled_application_cannot_outlive_the_idle_timeout(loop: LoopThread) -> None:
     """What waits for it in our buffer must not keep the relay open for ever."""
-    with Peer(peers.source(24 * payload.MIB)) as peer, Rig(loop, [peer], idle_timeout_s=0.4) as rig:
-        with client.connect(rig.port):
-            rig.wait_for_relay()
-            assert rig.wait_for_end() == [Outcome.IDLE_TIMEOUT]
+    with (
+        Peer(peers.source(24 * payload.MIB)) as peer,
+        Rig(loop, [peer], idle_timeout_s=0.4) as rig,
+        client.connect(rig.port),
+    ):
+        rig.wait_for_relay()
+        assert rig.wait_for_end() == [Outcome.IDLE_TIMEOUT]
 
 
 # Memory
@@ -359,9 +362,7 @@ def sides() -> int:
 
 
 @pytest.mark.parametrize("ending", ["orderly", "upstream reset", "application reset"])
-def test_a_relay_is_freed_without_the_collector(
-    serve: Callable[..., tuple[Peer, Rig]], ending: str
-) -> None:
+def test_a_relay_is_freed_without_the_collector(serve: Callable[..., tuple[Peer, Rig]], ending: str) -> None:
     behaviour = peers.reset_after(8) if ending == "upstream reset" else peers.echo
     _, rig = serve(behaviour)
     gc.collect()

@@ -206,17 +206,11 @@ def error_of(run: Run[Any], script: Script, files: Files, name: str, **options: 
 @pytest.mark.parametrize(
     ("name", "addresses", "ttl_s"),
     [
-        pytest.param(
-            "both.test", ["192.0.2.9", "192.0.2.10", "2001:db8::1", "2001:db8::2"], 40.0, id="both families"
-        ),
-        pytest.param(
-            "BOTH.Test.", ["192.0.2.9", "192.0.2.10", "2001:db8::1", "2001:db8::2"], 40.0, id="case"
-        ),
+        pytest.param("both.test", ["192.0.2.9", "192.0.2.10", "2001:db8::1", "2001:db8::2"], 40.0, id="both families"),
+        pytest.param("BOTH.Test.", ["192.0.2.9", "192.0.2.10", "2001:db8::1", "2001:db8::2"], 40.0, id="case"),
         pytest.param("four.test", ["192.0.2.1"], 60.0, id="only IPv4"),
         pytest.param("six.test", ["2001:db8::6"], 60.0, id="only IPv6"),
-        pytest.param(
-            "alias.test", ["192.0.2.9", "192.0.2.10", "2001:db8::1", "2001:db8::2"], 20.0, id="CNAME chain"
-        ),
+        pytest.param("alias.test", ["192.0.2.9", "192.0.2.10", "2001:db8::1", "2001:db8::2"], 20.0, id="CNAME chain"),
         pytest.param("brief.test", ["192.0.2.1"], 1.0, id="TTL 0 becomes 1 s"),
         pytest.param("eternal.test", ["192.0.2.1"], 300.0, id="a day becomes 300 s"),
     ],
@@ -343,9 +337,7 @@ def test_a_closed_port_is_passed_over_at_once(run: Run[Any], files: Files) -> No
             held.bind(("127.0.0.1", 0))
             closed = held.getsockname()
         async with Server(serving(ZONE)) as server:
-            return texts(
-                await files.resolver(closed, server.address, try_timeout_s=30.0).resolve("four.test")
-            )
+            return texts(await files.resolver(closed, server.address, try_timeout_s=30.0).resolve("four.test"))
 
     assert run(scenario()) == ["192.0.2.1"]
 
@@ -427,9 +419,7 @@ def test_one_family_may_fail(run: Run[Any], files: Files, broken: str) -> None:
         ("NOERROR", "NOERROR", Kind.NO_DATA),
     ],
 )
-def test_which_refusal_counts_when_both_refuse(
-    run: Run[Any], files: Files, a: str, aaaa: str, kind: Kind
-) -> None:
+def test_which_refusal_counts_when_both_refuse(run: Run[Any], files: Files, a: str, aaaa: str, kind: Kind) -> None:
     def script(query: dns.message.Message, over_tcp: bool) -> bytes | None:
         rcode = a if query.question[0].rdtype.name == "A" else aaaa
         return failing(dns.rcode.from_text(rcode))(query, over_tcp)
@@ -503,9 +493,7 @@ def test_resolv_conf_names_the_servers_and_is_followed(run: Run[Any], files: Fil
 
 
 def test_the_hosts_file_overrides_dns_and_is_followed(run: Run[Any], files: Files) -> None:
-    files.hosts.write_text(
-        "192.0.2.200 FOUR.test alias # four.test\n2001:db8::c four.test\nnonsense four.test\n"
-    )
+    files.hosts.write_text("192.0.2.200 FOUR.test alias # four.test\n2001:db8::c four.test\nnonsense four.test\n")
 
     async def scenario() -> None:
         async with Server(serving(ZONE)) as server:
@@ -532,18 +520,14 @@ def test_the_hosts_file_overrides_dns_and_is_followed(run: Run[Any], files: File
         ("192.0.2.66 localhost app.localhost\n", ["127.0.0.1", "::1"]),
     ],
 )
-def test_localhost_is_always_loopback(
-    run: Run[Any], files: Files, name: str, hosts: str, addresses: list[str]
-) -> None:
+def test_localhost_is_always_loopback(run: Run[Any], files: Files, name: str, hosts: str, addresses: list[str]) -> None:
     files.hosts.write_text(hosts)
     outcome, asked = run(resolve_with(serving(ZONE), files, name))
     assert texts(outcome) == addresses
     assert asked == []
 
 
-def test_a_hosts_file_that_is_too_large_keeps_what_was_read(
-    files: Files, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_hosts_file_that_is_too_large_keeps_what_was_read(files: Files, caplog: pytest.LogCaptureFixture) -> None:
     files.hosts.write_text("192.0.2.1 a\n")
     hosts = HostsFile(files.hosts, files.clock)
     assert hosts.lookup("a") == (ip_address("192.0.2.1"),)
@@ -555,9 +539,7 @@ def test_a_hosts_file_that_is_too_large_keeps_what_was_read(
     assert "larger than" in caplog.text
 
 
-def test_a_hosts_file_that_cannot_be_read_is_said_once(
-    files: Files, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_hosts_file_that_cannot_be_read_is_said_once(files: Files, caplog: pytest.LogCaptureFixture) -> None:
     files.hosts.mkdir()
     hosts = HostsFile(files.hosts, files.clock)
     assert hosts.lookup("a") == ()
@@ -598,9 +580,7 @@ def test_lookups_at_once_are_bounded(run: Run[Any], files: Files) -> None:
                     background.create_task(answer_all())
 
             server.script = script
-            resolver = files.resolver(
-                server.address, max_concurrent=2, try_timeout_s=20.0, total_timeout_s=20.0
-            )
+            resolver = files.resolver(server.address, max_concurrent=2, try_timeout_s=20.0, total_timeout_s=20.0)
             async with asyncio.TaskGroup() as background:
                 answers = await asyncio.gather(*(resolver.resolve("four.test") for _ in range(6)))
             return len(answers), most

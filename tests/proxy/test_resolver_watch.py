@@ -76,9 +76,7 @@ class World:
         self.now = end
 
     def watch(self, on_change: Callable[[tuple[Address, ...]], None], rng: Random | None = None) -> NameWatch:
-        return NameWatch(
-            "a.test", self.resolve, on_change, clock=self.clock, scheduler=self, rng=rng or NoJitter()
-        )
+        return NameWatch("a.test", self.resolve, on_change, clock=self.clock, scheduler=self, rng=rng or NoJitter())
 
     def pool(self) -> ResolverPool:
         return ResolverPool(self.resolve, clock=self.clock, scheduler=self, rng=NoJitter())

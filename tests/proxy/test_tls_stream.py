@@ -172,7 +172,7 @@ def test_an_end_that_the_protocol_above_does_not_survive_closes() -> None:
 
 
 def test_half_close_when_data_and_the_peers_end_already_wait() -> None:
-    """A TLS 1.2 server that greets and leaves in the flight that ends the handshake; the application has ended before."""
+    """A TLS 1.2 server greets and leaves in the flight that ends the handshake; the application ended before."""
     talk = Talk(V12)
     talk.above.keep_open = False
     talk.duet.accepted.incoming.write(talk.server.send(b"hello") + talk.server_ends())
