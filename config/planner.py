@@ -178,10 +178,8 @@ class Planner:
                 del self._services[key]
 
     def _state(self, key: Key, document: Document) -> ResourceState:
-        if document.resource is not None:
-            health = Health.GOOD
-        else:
-            health = Health.STALE if key in self._good else Health.BROKEN
+        fallback = Health.STALE if key in self._good else Health.BROKEN
+        health = fallback if document.resource is None else Health.GOOD
         return _row(key, document, health, document.problems, None)
 
     def _secrets(self) -> dict[tuple[str, str], bytes]:
@@ -245,17 +243,32 @@ class Planner:
             return problems, None
         dataplane = document.resource
         assert isinstance(dataplane, Dataplane)
-        listeners: dict[str, ListenerPlan] = {}
-        clusters: dict[str, ClusterPlan] = {}
-        access = self._access(dataplane.mesh, current)
+        draft = _Draft(document)
+        self._plan_outbounds(draft, dataplane, self._access(dataplane.mesh, current))
+        unmet = sorted({d.kind for d in resources.documents if d.kind in IDENTITY_KINDS})
+        _plan_inbounds(draft, dataplane, unmet)
+        settings = self._settings
+        port = settings.admin_port
+        if port is None and dataplane.networking.admin is not None and dataplane.networking.admin.port:
+            port = dataplane.networking.admin.port
+        plan = Plan(
+            proxy=ProxyIdentity(
+                dataplane.mesh, dataplane.name, dataplane.meta.zone, tuple(sorted(dataplane.meta.labels.items()))
+            ),
+            listeners=draft.listeners,
+            clusters=draft.clusters,
+            admin=AdminPlan(settings.admin_address, port if port is not None else AdminPlan().port),
+        )
+        return [*problems, *draft.problems], plan
+
+    def _plan_outbounds(self, draft: _Draft, dataplane: Dataplane, access: Access) -> None:
         for index, outbound in enumerate(dataplane.networking.outbound):
             field = f"networking.outbound[{index}]"
             if outbound.backend_ref is None:
                 continue  # tags of the 2.x form: the loader has said so
             cluster, why_not = self._backend(dataplane, outbound)
             if cluster is None:
-                severity = Severity.WARNING
-                problems.append(document.problem(f"{field}.backendRef", f"{why_not}: skipped", severity))
+                draft.object(f"{field}.backendRef", f"{why_not}: skipped", Severity.WARNING)
                 continue
             listener = ListenerPlan(
                 name=f"outbound_{outbound.address}_{outbound.port}",
@@ -266,58 +279,13 @@ class Planner:
                 cluster=cluster.name,
                 access=access,
             )
-            if listener.name in listeners:
-                message = f"{listener.bind} is already used by another outbound"
-                problems.append(document.problem(field, message, Severity.ERROR))
-                continue
-            listeners[listener.name] = listener
-            clusters[cluster.name] = cluster
-        refused = sorted({d.kind for d in resources.documents if d.kind in IDENTITY_KINDS})
-        networking = dataplane.networking
-        for index, inbound in enumerate(networking.inbound):
-            field = f"networking.inbound[{index}]"
-            bind = inbound.bind_address(networking)
-            if inbound.workload(networking) == (bind, inbound.port) or inbound.state is State.IGNORED:
-                continue  # the application's own port; the loader has said so
-            if not is_ip(bind):
-                message = f'"{bind}" is a name: give the inbound an IP address to listen on'
-                problems.append(document.problem(f"{field}.address", message, Severity.WARNING))
-                continue
-            if refused:
-                message = (
-                    f"{' and '.join(refused)} ask for mTLS, which this version does not offer on inbounds: "
-                    "the inbound is not opened, since plaintext would not be what you asked for"
-                )
-                problems.append(document.problem(field, message, Severity.WARNING))
-                continue
-            listener, cluster = _inbound(dataplane, inbound, networking)
-            if listener.name in listeners:
-                message = f'"{inbound.section}" is already the name of another inbound: give it one of its own'
-                problems.append(document.problem(field, message, Severity.ERROR))
-                continue
-            problems.append(
-                document.problem(
-                    field, f"{listener.bind} accepts plaintext: there is no MeshIdentity", Severity.WARNING
-                )
-            )
-            listeners[listener.name] = listener
-            clusters[cluster.name] = cluster
-        settings = self._settings
-        port = settings.admin_port
-        if port is None and networking.admin is not None and networking.admin.port:
-            port = networking.admin.port
-        plan = Plan(
-            proxy=ProxyIdentity(
-                dataplane.mesh,
-                dataplane.name,
-                dataplane.meta.zone,
-                tuple(sorted(dataplane.meta.labels.items())),
-            ),
-            listeners=listeners,
-            clusters=clusters,
-            admin=AdminPlan(settings.admin_address, port if port is not None else AdminPlan().port),
-        )
-        return problems, plan
+            if listener.name in draft.listeners:
+                draft.object(field, f"{listener.bind} is already used by another outbound")
+            elif draft.clusters.get(cluster.name, cluster) is not cluster:
+                message = f"two services have the identifier {cluster.name}: give one another display name"
+                draft.object(f"{field}.backendRef", message)
+            else:
+                draft.add(listener, cluster)
 
     def _access(self, mesh: str, current: Mapping[Key, Document]) -> Access:
         """What the Mesh allows. No Mesh in the set: Kuma's default, which is to allow."""
@@ -355,6 +323,52 @@ class Planner:
     def services(self) -> Iterator[ClusterPlan]:
         """Every service that compiles or once did, whether an outbound leads to it or not."""
         return (good.compiled.plan for good in self._services.values())
+
+
+class _Draft:
+    """Listeners and clusters of a Dataplane, as far as they are planned."""
+
+    def __init__(self, document: Document) -> None:
+        self._document = document
+        self.listeners: dict[str, ListenerPlan] = {}
+        self.clusters: dict[str, ClusterPlan] = {}
+        self.problems: list[Problem] = []
+
+    def add(self, listener: ListenerPlan, cluster: ClusterPlan) -> None:
+        self.listeners[listener.name] = listener
+        self.clusters[cluster.name] = cluster
+
+    def object(self, field: str, message: str, severity: Severity = Severity.ERROR) -> None:
+        self.problems.append(self._document.problem(field, message, severity))
+
+
+def _plan_inbounds(draft: _Draft, dataplane: Dataplane, unmet: list[str]) -> None:
+    """``unmet``: kinds in the set that ask for mTLS on inbounds, which then must not be opened in plaintext."""
+    networking = dataplane.networking
+    for index, inbound in enumerate(networking.inbound):
+        field = f"networking.inbound[{index}]"
+        bind = inbound.bind_address(networking)
+        if inbound.workload(networking) == (bind, inbound.port) or inbound.state is State.IGNORED:
+            continue  # the application's own port; the loader has said so
+        if not is_ip(bind):
+            message = f'"{bind}" is a name: give the inbound an IP address to listen on'
+            draft.object(f"{field}.address", message, Severity.WARNING)
+            continue
+        if unmet:
+            message = (
+                f"{' and '.join(unmet)} ask for mTLS, which this version does not offer on inbounds: "
+                "the inbound is not opened, since plaintext would not be what you asked for"
+            )
+            draft.object(field, message, Severity.WARNING)
+            continue
+        listener, cluster = _inbound(dataplane, inbound, networking)
+        if listener.name in draft.listeners:
+            message = f'"{inbound.section}" is already the name of another inbound: give it one of its own'
+            draft.object(field, message)
+            continue
+        message = f"{listener.bind} accepts plaintext: there is no MeshIdentity"
+        draft.object(field, message, Severity.WARNING)
+        draft.add(listener, cluster)
 
 
 def _meta(document: Document) -> Meta:

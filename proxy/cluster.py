@@ -170,7 +170,7 @@ class Cluster:
             established = await self._services.dialer.open(endpoint, plan, Upstream(downstream))
             joined = downstream.upstream is not None
         except (OSError, Refused) as exc:
-            self._failed(endpoint, exc.verdict if isinstance(exc, Refused) else self._judge(exc, Phase.CONNECT))
+            self._failed(endpoint, self._judge(exc, Phase.CONNECT))
             return False
         finally:
             if not joined:
@@ -248,6 +248,8 @@ class Cluster:
                 self._note(endpoint, self._judge(upstream.failure, Phase.ESTABLISHED))
 
     def _judge(self, exc: Exception, phase: Phase) -> Verdict:
+        if isinstance(exc, Refused):
+            return exc.verdict
         return classify(exc, phase, self.plan.tls, now=self._services.wall_clock())
 
     def byte_totals(self) -> tuple[int, int]:

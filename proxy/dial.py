@@ -98,8 +98,8 @@ class Dialer:
             now=self._wall_clock(),
         )
         connector = deadline.connector = TlsConnector(handshake, inner, self._wall_clock)
-        await self._connect(endpoint, connector)
         try:
+            await self._connect(endpoint, connector)
             established = await connector.result
         except asyncio.CancelledError:
             connector.abandon()

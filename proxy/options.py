@@ -116,14 +116,6 @@ def _proxy_type(text: str) -> str:
     return text
 
 
-def _boolean(text: str) -> bool:
-    if text.lower() in ("true", "1", "t"):
-        return True
-    if text.lower() in ("false", "0", "f"):
-        return False
-    raise ValueError(f'"{text}" is neither true nor false')
-
-
 class _VariablesAction(argparse.Action):
     """Collects ``k=v`` items of several flags before they are read: a later one replaces an earlier."""
 

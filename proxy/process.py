@@ -177,7 +177,13 @@ class Process:
         while True:
             await self._reload_wanted.wait()
             self._reload_wanted.clear()
-            await self._reload()
+            try:
+                await self._reload()
+            except Exception:
+                # A fault of ours. What runs goes on running, and the next change is tried again.
+                self._reload_stats.failed += 1
+                self._snapshot = None
+                log.exception("reload failed", extra={"event": "reload_failed"})
 
     async def _reload(self) -> None:
         """Read and plan in a thread, so that traffic does not wait for YAML; apply here."""

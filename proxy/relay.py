@@ -30,6 +30,7 @@ from typing import TYPE_CHECKING, Protocol, cast
 from proxy.dialled import Dialled
 from proxy.outcome import Outcome
 from proxy.tasks import spawn
+from tls.handshake import Refused
 
 if TYPE_CHECKING:
     from proxy.balance import Endpoint
@@ -228,7 +229,7 @@ class Downstream(Side):
         if self.outcome is None:
             if exc is None:
                 self.outcome = Outcome.COMPLETED
-            elif isinstance(exc, ssl.SSLError):
+            elif isinstance(exc, (ssl.SSLError, Refused)):
                 self.outcome = Outcome.UPSTREAM_TLS_FAILED
             else:
                 self.outcome = Outcome.UPSTREAM_RESET

@@ -168,11 +168,11 @@ class ListenerStats(Stats):
 class ReloadStats(Stats):
     """``koguma.reload.*``: what became of changed files."""
 
-    counters = ("success", "rejected", "degraded")
+    counters = ("success", "rejected", "failed")
     gauges = ("generation",)
     __slots__ = tuple(_slot(name) for name in counters + gauges)
 
     success: int
     rejected: int
-    degraded: int
+    failed: int
     generation: int

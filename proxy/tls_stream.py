@@ -19,6 +19,9 @@ from typing import Any, cast
 from proxy.dialled import Dialled
 from tls.handshake import ClientHandshake, Established, Refused, recheck
 
+_CIPHERTEXT = memoryview(bytearray(256 * 1024))
+"""Where every stream of the process reads to: the bytes are taken out before the next read can begin."""
+
 MAX_RECORD_BYTES = 16 * 1024  # RFC 8446 §5.1: the most plaintext that one record carries
 
 
@@ -68,6 +71,7 @@ class TlsConnector(asyncio.Protocol):
 
     def abandon(self) -> None:
         """Give up because the application has gone: nobody waits for the result any more."""
+        self.result.cancel()
         if self._raw is not None and not self._handshake.done:
             self._raw.abort()
 
@@ -83,10 +87,11 @@ class TlsConnector(asyncio.Protocol):
             self._raw.close()
 
 
-class TlsStream(asyncio.Transport, asyncio.Protocol):
+class TlsStream(asyncio.Transport, asyncio.BufferedProtocol):
     """A verified TLS connection: the transport of the protocol above, the protocol of the transport below.
 
-    Fatal TLS errors reach the protocol above as ``connection_lost(ssl.SSLError)``.
+    Fatal TLS errors reach the protocol above as ``connection_lost(ssl.SSLError)``, a peer that became another by renegotiation as
+    ``connection_lost(Refused)``.
     """
 
     __slots__ = (
@@ -111,7 +116,7 @@ class TlsStream(asyncio.Transport, asyncio.Protocol):
         self._recheck = established.renegotiation_allowed
         self._wall_clock = wall_clock
         self._session_due = established.version == "TLSv1.3"
-        self._failure: ssl.SSLError | None = None
+        self._failure: ssl.SSLError | Refused | None = None
         self._ended = False
         # While a renegotiation is under way: what was written, whether an end follows, whether ``raw`` is full as well.
         self._backlog: list[bytes] = []
@@ -127,12 +132,17 @@ class TlsStream(asyncio.Transport, asyncio.Protocol):
 
     # The protocol below
 
-    def data_received(self, data: bytes) -> None:
-        self._feed(data)
+    def get_buffer(self, sizehint: int) -> memoryview:
+        return _CIPHERTEXT
+
+    def buffer_updated(self, nbytes: int) -> None:
+        self._feed(_CIPHERTEXT[:nbytes])
         self.deliver_pending()
 
     def deliver_pending(self) -> None:
         """Decrypt whatever whole records have arrived and hand them up together."""
+        if not self._incoming.pending:
+            return
         chunks: list[bytes] = []
         failure: ssl.SSLError | None = None
         ended = False
@@ -174,7 +184,7 @@ class TlsStream(asyncio.Transport, asyncio.Protocol):
         try:
             recheck(self._established)
         except Refused as refused:
-            self._fail(ssl.SSLError(1, refused.verdict.message))
+            self._fail(refused)
             return False
         return True
 
@@ -204,7 +214,7 @@ class TlsStream(asyncio.Transport, asyncio.Protocol):
         if not self._backlog:
             self._inner.resume_writing()
 
-    def _fail(self, exc: ssl.SSLError) -> None:
+    def _fail(self, exc: ssl.SSLError | Refused) -> None:
         if self._failure is None:  # what follows the first fault only follows from it
             self._failure = exc
         if self._outgoing.pending and not self._ended and not self._raw.is_closing():

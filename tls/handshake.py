@@ -72,24 +72,18 @@ class Established:
     _handshakes: int = field(repr=False)
     _sessions: SessionCache = field(repr=False)
     _session_key: str = field(repr=False)
-    _remembered: bool = field(default=False, repr=False)
 
     def remember(self, now: datetime) -> None:
-        """Save the session if it is new and of use. TLS 1.2 has been seen to when the handshake was done. A TLS 1.3
-        server sends its tickets afterwards: call it once after the first read; until a ticket has come it does nothing.
+        """Save the session if one is wanted. TLS 1.2 has been seen to when the handshake was done. A TLS 1.3 server
+        sends its tickets afterwards: call it after the first read, and at the end.
         """
-        is_tls13 = self.version == "TLSv1.3"
         not_after = self.peer.not_after
-        if self._remembered or not_after is None or (self.resumed and not is_tls13):
-            return
-        if not self._sessions.has_room(self._session_key, single_use=is_tls13, now=now):
+        if not_after is None or not self._sessions.wants(self._session_key, now):
             return
         session = self.sslobj.session
-        if session is None or not (session.has_ticket or (session.id and not is_tls13)):
-            return
-        self._remembered = True
-        context = self.sslobj.context
-        self._sessions.put(self._session_key, session, context, single_use=is_tls13, not_after=not_after, now=now)
+        can_resume = session is not None and (session.has_ticket or (bool(session.id) and self.version != "TLSv1.3"))
+        kept = session if can_resume else None
+        self._sessions.fetched(self._session_key, kept, self.sslobj.context, not_after, now)
 
 
 class ClientHandshake:
@@ -101,8 +95,8 @@ class ClientHandshake:
     """
 
     __slots__ = (
-        "_explain", "_incoming", "_matchers", "_now", "_origination", "_outgoing", "_presented", "_received",
-        "_session_key", "_sessions", "_sni", "_sslobj", "done", "established", "farewell",
+        "_explain", "_incoming", "_matchers", "_now", "_offered", "_origination", "_outgoing", "_presented",
+        "_received", "_session_key", "_sessions", "_sni", "_sslobj", "done", "established", "farewell",
     )  # fmt: skip
 
     def __init__(
@@ -127,6 +121,7 @@ class ClientHandshake:
         self._outgoing = ssl.MemoryBIO()
         self._presented = Presented(observed=False)
         self._received = False
+        self._offered = False
         self._sslobj: ssl.SSLObject | None = None
         self.done = False
         self.established: Established | None = None
@@ -141,6 +136,7 @@ class ClientHandshake:
         except MaterialError as error:
             raise Refused(verdict.unusable_material(error)) from error
         session = None if self._explain else self._sessions.take(self._session_key, context, self._now)
+        self._offered = session is not None
         try:
             self._sslobj = context.wrap_bio(self._incoming, self._outgoing, server_hostname=self._sni, session=session)
         except (TypeError, ValueError) as error:  # too long, empty label, NUL
@@ -166,9 +162,7 @@ class ClientHandshake:
 
     def broken(self, error: OSError) -> Refused:
         """What to raise where the connection broke, or time ran out, before the handshake was done."""
-        return Refused(
-            verdict.classify(error, Phase.HANDSHAKE, self._origination, self._presented, now=self._now)
-        )
+        return Refused(verdict.classify(error, Phase.HANDSHAKE, self._origination, self._presented, now=self._now))
 
     def _advance(self) -> bytes:
         sslobj = self._sslobj
@@ -205,6 +199,8 @@ class ClientHandshake:
         if self._explain and not allowed:
             sslobj.context = quiet_context(self._origination)  # later records cost no callback
         cipher = sslobj.cipher()
+        if self._offered and not sslobj.session_reused:
+            self._sessions.forget(self._session_key)
         established = Established(
             sslobj=sslobj,
             incoming=self._incoming,

@@ -114,5 +114,5 @@ def test_targets_and_binds_as_text() -> None:
 
 def test_the_names_to_resolve() -> None:
     targets = (DnsTarget("a.test", 1), IpTarget(ip_address("::1"), 1), DnsTarget("a.test", 2), UnixTarget("/s"))
-    cluster = ClusterPlan("c", "m", "s", Protocol.TCP, tuple(map(EndpointPlan, targets)))
+    cluster = ClusterPlan("c", "m", "s", Protocol.TCP, tuple(EndpointPlan(target) for target in targets))
     assert list(cluster.dns_names) == ["a.test", "a.test"]

@@ -94,7 +94,7 @@ ENVOYS_PROCESS_STATS = [
 ]
 OURS = [
     "koguma.generation",
-    "koguma.reload.degraded",
+    "koguma.reload.failed",
     "koguma.reload.rejected",
     "koguma.reload.success",
     "koguma.unverified_services",

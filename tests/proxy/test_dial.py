@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
 from collections.abc import Iterator
 from datetime import UTC
 from pathlib import Path
+from ssl import TLSVersion
 
 import pytest
 
@@ -83,9 +85,10 @@ def full_backlog() -> Iterator[int]:
 # Where to
 
 
-@pytest.mark.parametrize("where", ["127.0.0.1", "::1", "a path", "@koguma-test-dial"])
+@pytest.mark.parametrize("where", ["127.0.0.1", "::1", "a path", "an abstract name"])
 def test_every_kind_of_address(loop: LoopThread, where: str, tmp_path: Path) -> None:
-    with Peer(peers.discard, at=str(tmp_path / "s") if where == "a path" else where) as peer:
+    at = {"a path": str(tmp_path / "s"), "an abstract name": f"@koguma-test-dial-{os.getpid()}"}.get(where, where)
+    with Peer(peers.discard, at=at) as peer:
         established, catcher = loop.run(dial(endpoint_of(peer), plan()))
         assert established is None
         assert catcher.connected
@@ -261,7 +264,7 @@ def test_the_first_success_makes_it_quiet_and_the_next_is_resumed(loop: LoopThre
 
     POLICY = trusting()
     # Speaks first: the tickets of TLS 1.3 are noticed with the first data.
-    with Peer(peers.banner(b"hello"), tls=peers.server_tls(SERVER, maximum=tls_12())) as peer:
+    with Peer(peers.banner(b"hello"), tls=peers.server_tls(SERVER, maximum=TLSVersion.TLSv1_2)) as peer:
         first, second = loop.run(scenario(peer))
     assert first is not None
     assert second is not None
@@ -269,10 +272,6 @@ def test_the_first_success_makes_it_quiet_and_the_next_is_resumed(loop: LoopThre
     assert first.chain
     assert first.peer.not_after is not None
     assert first.peer.not_after.tzinfo is UTC
-
-
-def tls_12() -> tls.context.ssl.TLSVersion:
-    return tls.context.ssl.TLSVersion.TLSv1_2
 
 
 def test_a_trusted_peer_that_goes_bad_is_asked_once_more_for_its_chain(loop: LoopThread) -> None:

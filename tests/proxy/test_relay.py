@@ -304,7 +304,7 @@ def test_a_fault_of_ours_while_connecting_ends_the_connection(
         async def fail(_: Downstream) -> Outcome | None:
             raise ZeroDivisionError
 
-        rig.cluster.connect = fail  # type: ignore[method-assign]
+        rig.cluster.connect = fail  # type: ignore[method-assign, assignment]
         with client.connect(rig.port, timeout_s=5) as app:
             assert client.read_to_end(app) == b"", "the application is not left hanging"
         rig.loop.until(lambda: rig.ended, "the relay to end")

@@ -12,7 +12,7 @@ from tests.kit.ca import Authority, Window
 from tests.tls.duet import HOST, V12, V13, Duet, client_certificate, now, originate, read_all, server_context, shake
 from tls.context import quiet_context
 from tls.policy import MatchType, Mode, Origination, SanMatcher, TrustAnchors
-from tls.sessions import MAX_SESSIONS_PER_KEY, SessionCache, session_key
+from tls.sessions import MIN_FETCH_INTERVAL_S, SessionCache, session_key
 from tls.verdict import Cause
 
 ROOT = Authority.root("Koguma Root")
@@ -127,20 +127,41 @@ def test_a_weaker_mode_cannot_lend_its_session_to_a_stricter_one() -> None:
     assert len(sessions) == 0
 
 
-def test_a_ticket_of_tls13_is_offered_once() -> None:
-    sessions, context = SessionCache(), server_context(SERVER, versions=(V13, V13))
+@VERSIONS
+def test_a_session_is_offered_again_and_fetched_once(version: ssl.TLSVersion, monkeypatch: pytest.MonkeyPatch) -> None:
+    sessions, context = SessionCache(), server_context(SERVER, versions=(version, version))
     once(BASE, context, sessions)
-    assert len(sessions) == 1
-    shake(BASE, context, sessions=sessions, explain=False).accepted  # noqa: B018
-    assert len(sessions) == 0
-
-
-def test_a_session_of_tls12_is_offered_again() -> None:
-    sessions, context = SessionCache(), server_context(SERVER, versions=(V12, V12))
-    once(BASE, context, sessions)
-    for _ in range(MAX_SESSIONS_PER_KEY + 2):
+    fetched = _count_fetches(monkeypatch)
+    for _ in range(6):
         assert once(BASE, context, sessions).accepted.resumed
     assert len(sessions) == 1
+    assert fetched == []
+
+
+def test_a_peer_that_will_not_resume_is_asked_for_a_session_no_more_than_now_and_then(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    sessions = SessionCache()
+    once(BASE, server_context(SERVER), sessions)
+    assert not once(BASE, server_context(SERVER), sessions).accepted.resumed  # other ticket keys
+    assert len(sessions) == 0
+    fetched = _count_fetches(monkeypatch)
+    once(BASE, server_context(SERVER), sessions)
+    assert fetched == []
+    once(BASE, server_context(SERVER), sessions, at=now() + timedelta(seconds=MIN_FETCH_INTERVAL_S + 1))
+    assert len(fetched) == 1
+
+
+def _count_fetches(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    fetched: list[int] = []
+    real = ssl.SSLObject.session
+
+    def fetch(self: ssl.SSLObject) -> object:
+        fetched.append(1)
+        return real.fget(self)  # type: ignore[attr-defined]
+
+    monkeypatch.setattr(ssl.SSLObject, "session", property(fetch, real.fset))  # type: ignore[attr-defined]
+    return fetched
 
 
 def test_remembering_twice_keeps_one() -> None:
@@ -177,7 +198,7 @@ def _some_session(version: ssl.TLSVersion = V12) -> tuple[ssl.SSLSession, ssl.SS
 def test_a_session_ends_with_its_own_timeout() -> None:
     cache, start = SessionCache(), now()
     session, context = _some_session()
-    cache.put("key", session, context, single_use=False, not_after=start + FAR, now=start)
+    cache.fetched("key", session, context, start + FAR, start)
     assert cache.take("key", context, start) is session
     assert cache.take("key", context, start + timedelta(seconds=session.timeout + 1)) is None
     assert cache.take("key", context, start) is None
@@ -187,13 +208,9 @@ def test_bounds() -> None:
     cache, start = SessionCache(max_keys=3), now()
     session, context = _some_session(V13)
     for number in range(5):
-        cache.put(str(number), session, context, single_use=True, not_after=start + FAR, now=start)
+        cache.fetched(str(number), session, context, start + FAR, start)
     assert len(cache) == 3
     assert cache.take("0", context, start) is None
-    for _ in range(2 * MAX_SESSIONS_PER_KEY):
-        session, context = _some_session(V13)
-        cache.put("4", session, context, single_use=True, not_after=start + FAR, now=start)
-    assert len(cache) == 2 + MAX_SESSIONS_PER_KEY
 
 
 def test_the_least_recently_used_key_goes_first() -> None:
@@ -202,7 +219,7 @@ def test_the_least_recently_used_key_goes_first() -> None:
     for key in ("old", "used", "new"):
         if key == "new":
             cache.take("old", context, start)
-        cache.put(key, session, context, single_use=False, not_after=start + FAR, now=start)
+        cache.fetched(key, session, context, start + FAR, start)
     assert cache.take("used", context, start) is None
     assert cache.take("old", context, start) is session
 
@@ -210,7 +227,7 @@ def test_the_least_recently_used_key_goes_first() -> None:
 def test_a_session_of_another_context_is_dropped() -> None:
     cache, start = SessionCache(), now()
     session, context = _some_session()
-    cache.put("key", session, context, single_use=False, not_after=start + FAR, now=start)
+    cache.fetched("key", session, context, start + FAR, start)
     other = quiet_context(replace(BASE, alpn=("other",)))
     assert cache.take("key", other, start) is None
     assert len(cache) == 0
@@ -224,20 +241,33 @@ def test_a_failure_forgets() -> None:
     assert len(sessions) == 0
 
 
-def test_room() -> None:
+def test_when_a_session_is_wanted() -> None:
     cache, start = SessionCache(), now()
-    assert cache.has_room("key", single_use=False, now=start)
+    minute = timedelta(minutes=1)
     session, context = _some_session()
-    cache.put("key", session, context, single_use=False, not_after=start + timedelta(minutes=1), now=start)
-    assert not cache.has_room("key", single_use=False, now=start)
-    assert cache.has_room("key", single_use=True, now=start)
-    assert cache.has_room("key", single_use=False, now=start + timedelta(minutes=2))
+    assert cache.wants("key", start)
+    cache.fetched("key", session, context, start + minute, start)
+    assert not cache.wants("key", start)
+    assert not cache.wants("key", start + 2 * minute)  # expired, and fetched not long ago
+    assert cache.wants("key", start + 6 * minute)
+    cache.fetched("key", None, context, start + FAR, start + 6 * minute)
+    assert cache.take("key", context, start + 6 * minute) is None
+    assert cache.wants("key", start + 7 * minute)
+
+
+def test_fetches_are_bounded_for_life() -> None:
+    cache, start = SessionCache(max_fetches=2), now()
+    session, context = _some_session()
+    for key in ("one", "two"):
+        assert cache.wants(key, start)
+        cache.fetched(key, session, context, start + FAR, start)
+    assert not cache.wants("three", start)
+    assert cache.take("one", context, start) is session
 
 
 def test_nothing_is_fetched_that_will_not_be_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     sessions, context = SessionCache(), server_context(SERVER, versions=(V12, V12))
     once(BASE, context, sessions)
-    fetched: list[int] = []
-    monkeypatch.setattr(ssl.SSLObject, "session", property(lambda self: fetched.append(1), lambda self, _: None))
+    fetched = _count_fetches(monkeypatch)
     once(BASE, context, sessions, explain=True)
     assert fetched == []
