@@ -49,7 +49,8 @@ class Row:
     """``unit`` names what is counted, ``scale`` turns a sample's rate into it."""
 
     name: str
-    tls: bool
+    port: str
+    """Which of the :class:`Ports`."""
     measure: Callable[[int, str, int | None, int, float], Sample]
     path: str
     unit: str
@@ -59,10 +60,14 @@ class Row:
 
 
 ROWS = (
-    Row("TCP small", False, requests, "/small", "req/s", 1, "µs/req", 1e6),
-    Row("TCP -> TLS small", True, requests, "/small", "req/s", 1, "µs/req", 1e6),
-    Row("TCP bulk", False, download, "/bulk", "GB/s", 1e-9, "CPU s/GB", 1e9),
-    Row("TCP -> TLS bulk", True, download, "/bulk", "GB/s", 1e-9, "CPU s/GB", 1e9),
+    Row("TCP small", "plain", requests, "/small", "req/s", 1, "µs/req", 1e6),
+    Row("TCP -> TLS small", "tls", requests, "/small", "req/s", 1, "µs/req", 1e6),
+    Row("TCP bulk", "plain", download, "/bulk", "GB/s", 1e-9, "CPU s/GB", 1e9),
+    Row("TCP -> TLS bulk", "tls", download, "/bulk", "GB/s", 1e-9, "CPU s/GB", 1e9),
+    Row("HTTP/1.1 small", "http", requests, "/small", "req/s", 1, "µs/req", 1e6),
+    Row("HTTP/1.1 -> TLS small", "https", requests, "/small", "req/s", 1, "µs/req", 1e6),
+    Row("HTTP/1.1 bulk", "http", download, "/bulk", "GB/s", 1e-9, "CPU s/GB", 1e9),
+    Row("HTTP/1.1 -> TLS bulk", "https", download, "/bulk", "GB/s", 1e-9, "CPU s/GB", 1e9),
 )
 
 
@@ -94,7 +99,7 @@ def measure_all(
         origin = start_origin(folder, stack)
         started: dict[str, tuple[Peer, Ports, int]] = {}
         for name in names:
-            ports = Ports(free_port(), free_port(), free_port())
+            ports = Ports(*(free_port() for _ in range(5)))
             peer = PEERS[name](folder, ports, origin)
             if peer is None:
                 print(f"{name} is not installed: skipped", file=sys.stderr)
@@ -107,9 +112,12 @@ def measure_all(
             direct = samples["direct"] = []
             for _ in range(runs):
                 for name, (_peer, ports, pid) in started.items():
-                    port = ports.tls if row.tls else ports.plain
-                    samples[name].append(row.measure(port, row.path, pid, LOAD_CORE, seconds))
-                if not row.tls:
+                    port = getattr(ports, row.port)
+                    try:
+                        samples[name].append(row.measure(port, row.path, pid, LOAD_CORE, seconds))
+                    except RuntimeError as exc:
+                        raise RuntimeError(f"{row.name}, {name}: {exc}") from exc
+                if row.port == "plain":
                     direct.append(row.measure(origin.plain, row.path, None, LOAD_CORE, seconds))
             yield row, samples
 

@@ -82,8 +82,8 @@ def requests(port: int, path: str, pid: int | None, core: int, seconds: float) -
         raise RuntimeError(f"the load met errors:\n{output}")
     count = re.search(r"(\d+) requests in", output)
     rate = re.search(r"Requests/sec:\s+([\d.]+)", output)
-    assert count is not None
-    assert rate is not None
+    if count is None or rate is None or int(count[1]) == 0:
+        raise RuntimeError(f"nothing was answered on port {port}:\n{output}")
     return Sample(float(rate[1]), (after - before) / int(count[1]))
 
 

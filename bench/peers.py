@@ -1,6 +1,7 @@
 """The proxies that are compared, each configured as its own experts would for the same job, on one core.
 
-A peer relays two ports: plain TCP to the origin's plain port, and plain TCP to verified TLS 1.3 to its TLS port.
+A peer has four ports: TCP to the origin's plain port, TCP to verified TLS 1.3 to its TLS port, and both again with each
+HTTP/1.1 request routed by itself over pooled connections.
 """
 
 from __future__ import annotations
@@ -17,10 +18,12 @@ from pathlib import Path
 
 @dataclass(frozen=True, slots=True)
 class Ports:
-    """``plain`` and ``tls`` are where a peer listens for the two jobs."""
+    """Where a peer listens for each job: layer 4 to the plain and to the TLS origin, and HTTP/1.1 to both."""
 
     plain: int
     tls: int
+    http: int
+    https: int
     admin: int
 
 
@@ -40,12 +43,23 @@ class Peer:
 
 def koguma(folder: Path, ports: Ports, origin: Origin) -> Peer:
     resources = folder / "koguma.yaml"
-    services = [_service("plain", origin.plain, None), _service("secure", origin.tls, origin.ca_file.read_text())]
+    ca = origin.ca_file.read_text()
+    services = [
+        _service("plain", "tcp", origin.plain, None),
+        _service("secure", "tcp", origin.tls, ca),
+        _service("http", "http", origin.plain, None),
+        _service("https", "http", origin.tls, ca),
+    ]
     resources.write_text("\n---\n".join(json.dumps(service) for service in services))
     dataplane = folder / "dataplane.yaml"
     outbounds = [
         {"port": port, "backendRef": {"kind": "MeshExternalService", "name": name}}
-        for port, name in ((ports.plain, "plain"), (ports.tls, "secure"))
+        for port, name in (
+            (ports.plain, "plain"),
+            (ports.tls, "secure"),
+            (ports.http, "http"),
+            (ports.https, "https"),
+        )
     ]
     networking = {"address": "127.0.0.1", "outbound": outbounds}
     dataplane.write_text(
@@ -55,9 +69,9 @@ def koguma(folder: Path, ports: Ports, origin: Origin) -> Peer:
     return Peer("koguma", [*command, "--admin-port", str(ports.admin)], f"Python {sys.version.split()[0]}")
 
 
-def _service(name: str, port: int, ca: str | None) -> dict[str, object]:
+def _service(name: str, protocol: str, port: int, ca: str | None) -> dict[str, object]:
     spec: dict[str, object] = {
-        "match": {"port": 80, "protocol": "tcp"},
+        "match": {"port": 80, "protocol": protocol},
         "endpoints": [{"address": "127.0.0.1", "port": port}],
     }
     if ca is not None:
@@ -87,7 +101,12 @@ def envoy(folder: Path, ports: Ports, origin: Origin) -> Peer | None:
     config = {
         "admin": {"address": _envoy_address(ports.admin)},
         "static_resources": {
-            "listeners": [_envoy_listener("plain", ports.plain), _envoy_listener("secure", ports.tls)],
+            "listeners": [
+                _envoy_listener("plain", ports.plain, _tcp_proxy("plain")),
+                _envoy_listener("secure", ports.tls, _tcp_proxy("secure")),
+                _envoy_listener("http", ports.http, _http_manager("plain")),
+                _envoy_listener("https", ports.https, _http_manager("secure")),
+            ],
             "clusters": [_envoy_cluster("plain", origin.plain), _envoy_cluster("secure", origin.tls, tls)],
         },
     }
@@ -101,13 +120,36 @@ def _envoy_address(port: int) -> dict[str, object]:
     return {"socket_address": {"address": "127.0.0.1", "port_value": port}}
 
 
-def _envoy_listener(name: str, port: int) -> dict[str, object]:
+def _envoy_listener(name: str, port: int, network_filter: dict[str, object]) -> dict[str, object]:
+    return {"name": name, "address": _envoy_address(port), "filter_chains": [{"filters": [network_filter]}]}
+
+
+def _tcp_proxy(cluster: str) -> dict[str, object]:
     kind = "type.googleapis.com/envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy"
-    proxy = {
+    return {
         "name": "envoy.filters.network.tcp_proxy",
-        "typed_config": {"@type": kind, "stat_prefix": name, "cluster": name},
+        "typed_config": {"@type": kind, "stat_prefix": cluster, "cluster": cluster},
     }
-    return {"name": name, "address": _envoy_address(port), "filter_chains": [{"filters": [proxy]}]}
+
+
+def _http_manager(cluster: str) -> dict[str, object]:
+    """As Kuma configures it: no access log, one route, the request id generated."""
+    prefix = "type.googleapis.com/envoy.extensions.filters."
+    route = {"match": {"prefix": "/"}, "route": {"cluster": cluster, "timeout": "0s"}}
+    return {
+        "name": "envoy.filters.network.http_connection_manager",
+        "typed_config": {
+            "@type": f"{prefix}network.http_connection_manager.v3.HttpConnectionManager",
+            "stat_prefix": cluster,
+            "http_filters": [
+                {
+                    "name": "envoy.filters.http.router",
+                    "typed_config": {"@type": f"{prefix}http.router.v3.Router"},
+                }
+            ],
+            "route_config": {"virtual_hosts": [{"name": "all", "domains": ["*"], "routes": [route]}]},
+        },
+    }
 
 
 def _envoy_cluster(name: str, port: int, transport_socket: dict[str, object] | None = None) -> dict[str, object]:
@@ -128,6 +170,9 @@ def haproxy(folder: Path, ports: Ports, origin: Origin) -> Peer | None:
     if binary is None:
         return None
     path = folder / "haproxy.cfg"
+    verified = (
+        f"ssl verify required ca-file {origin.ca_file} sni str(localhost) verifyhost localhost ssl-min-ver TLSv1.3"
+    )
     path.write_text(
         textwrap.dedent(f"""\
         global
@@ -143,8 +188,20 @@ def haproxy(folder: Path, ports: Ports, origin: Origin) -> Peer | None:
             server origin 127.0.0.1:{origin.plain}
         listen secure
             bind 127.0.0.1:{ports.tls}
-            server origin 127.0.0.1:{origin.tls} ssl verify required ca-file {origin.ca_file} sni str(localhost) verifyhost localhost ssl-min-ver TLSv1.3
-        """)  # noqa: E501
+            server origin 127.0.0.1:{origin.tls} {verified}
+        listen http
+            mode http
+            option http-keep-alive
+            http-reuse always
+            bind 127.0.0.1:{ports.http}
+            server origin 127.0.0.1:{origin.plain}
+        listen https
+            mode http
+            option http-keep-alive
+            http-reuse always
+            bind 127.0.0.1:{ports.https}
+            server origin 127.0.0.1:{origin.tls} {verified}
+        """)
     )
     version = subprocess.run([binary, "-v"], capture_output=True, text=True, check=True).stdout.split()[2]
     return Peer("haproxy", [binary, "-f", str(path), "-db"], version)

@@ -83,6 +83,7 @@ class ClusterPlan:
     connect_timeout_s: float = 5.0
     idle_timeout_s: float = 3600.0
     max_connections: int = 1024
+    max_pending_requests: int = 1024
     max_connect_attempts: int = 5
 
     @property

@@ -19,6 +19,7 @@ import math
 from collections import deque
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 from tls.material import CertificateFacts
 from tls.policy import Origination
@@ -50,6 +51,8 @@ class Endpoint:
     is_dns: bool
     priority: int = 0
     key: EndpointKey = field(init=False)
+    authority: bytes | None = field(init=False)
+    """What Host becomes towards this endpoint: its DNS name, without a port; ``None`` keeps the client's."""
 
     consecutive_failures: int = 0
     ejected_until: float = -math.inf
@@ -67,12 +70,15 @@ class Endpoint:
     """Why the last attempt failed; ``None`` once one succeeded."""
     peer: CertificateFacts | None = None
     """The leaf that was verified last."""
+    idle: list[Any] = field(default_factory=list, repr=False)
+    """Pooled connections that wait for a request, the one used last at the end."""
     session_key: str = ""
     session_policy: Origination | None = None
     """Under what TLS sessions are kept, and the policy that it was computed from."""
 
     def __post_init__(self) -> None:
         self.key = (self.address, self.host, self.priority)
+        self.authority = self.host.encode("ascii") if self.is_dns and self.host is not None else None
 
     @property
     def where(self) -> str:
@@ -176,6 +182,9 @@ class Balancer:
     def __iter__(self) -> Iterator[Endpoint]:
         """In the order of the last update."""
         return iter(self._endpoints.values())
+
+    def __contains__(self, endpoint: Endpoint) -> bool:
+        return self._endpoints.get(endpoint.key) is endpoint
 
     def __len__(self) -> int:
         return len(self._endpoints)

@@ -15,11 +15,15 @@ import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from typing import TypeVar
 
 from config.plan import ClusterPlan, DnsTarget, IpTarget, UnixTarget
 from proxy.balance import Balancer, Endpoint
 from proxy.dial import Dialer
+from proxy.dialled import ClusterConnection
 from proxy.dnsquery import Address
+from proxy.http.access_log import AccessLog
+from proxy.http.pool import HttpPool
 from proxy.outcome import Outcome
 from proxy.relay import Downstream, Upstream
 from proxy.resolver import NameWatch, ResolverPool
@@ -43,7 +47,9 @@ TLS_FAULTS = frozenset(
 
 log = logging.getLogger("koguma.upstream")
 
-IDLE_TICKS = 8  # an idle relay is ended between 8/8 and 9/8 of its timeout
+C = TypeVar("C", bound=ClusterConnection)
+
+IDLE_TICKS = 8  # an idle connection is ended between 8/8 and 9/8 of its timeout
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +60,7 @@ class Services:
     names: ResolverPool
     throttle: Throttle
     wall_clock: Callable[[], datetime]
+    access_log: AccessLog | None = None
 
 
 class Cluster:
@@ -63,7 +70,8 @@ class Cluster:
         self.plan = plan
         self.stats = ClusterStats()
         self.balancer = Balancer()
-        self.relays: set[Downstream] = set()
+        self.connections: set[ClusterConnection] = set()
+        self.http = HttpPool(self)
         self._services = services
         self._loop = asyncio.get_running_loop()
         self._now = self._loop.time
@@ -89,6 +97,7 @@ class Cluster:
             self._sweep.cancel()
         for name in tuple(self._watches):
             self._unwatch(name)
+        self.http.close()
 
     # Endpoints
 
@@ -109,6 +118,7 @@ class Cluster:
     def _refresh_endpoints(self) -> None:
         addresses = {name: watch.addresses for name, watch in self._watches.items()}
         self.balancer.update(resolved_endpoints(self.plan, addresses))
+        self.http.retire_outdated()
 
     @property
     def watches(self) -> Iterable[NameWatch]:
@@ -123,12 +133,25 @@ class Cluster:
 
     async def connect(self, downstream: Downstream) -> Outcome | None:
         """Join ``downstream`` to an endpoint. ``None`` when joined, else why not."""
-        plan, stats, balancer = self.plan, self.stats, self.balancer
-        if stats.upstream_cx_active >= plan.max_connections:
-            stats.upstream_cx_overflow += 1
-            if self._services.throttle.allows(f"overflow {plan.name}"):
-                log.warning("%s: more than %d connections: refused", plan.name, plan.max_connections)
+        if self.is_full:
+            self.stats.upstream_cx_overflow += 1
             return Outcome.OVERFLOW
+        result = await self.dial(lambda endpoint: Upstream(downstream, endpoint))
+        return result if isinstance(result, Outcome) else None
+
+    @property
+    def is_full(self) -> bool:
+        """Whether there are as many connections as there may be; said once in a while."""
+        plan = self.plan
+        if self.stats.upstream_cx_active < plan.max_connections:
+            return False
+        if self._services.throttle.allows(f"overflow {plan.name}"):
+            log.warning("%s: %d connections: there may be no more", plan.name, plan.max_connections)
+        return True
+
+    async def dial(self, make: Callable[[Endpoint], C], first: Endpoint | None = None) -> C | Outcome:
+        """A new connection to some endpoint, ``first`` before others; or why there is none."""
+        plan, stats, balancer = self.plan, self.stats, self.balancer
         if not len(balancer):
             try:
                 async with asyncio.timeout(plan.connect_timeout_s):
@@ -136,17 +159,20 @@ class Cluster:
             except TimeoutError:
                 pass
         tried: list[Endpoint] = []
+        timed_out = False
         while len(tried) < plan.max_connect_attempts:
-            endpoint = balancer.pick(self._now(), tried)
+            endpoint, first = first or balancer.pick(self._now(), tried), None
             if endpoint is None:
                 break
             tried.append(endpoint)
-            if await self._attempt(endpoint, downstream):
-                return None
+            result = await self._attempt(endpoint, make(endpoint))
+            if not isinstance(result, Verdict):
+                return result
+            timed_out = result.cause is Cause.TIMED_OUT
         if tried:
             if len(tried) == plan.max_connect_attempts:
                 stats.upstream_cx_connect_attempts_exceeded += 1
-            return Outcome.UPSTREAM_CONNECT_FAILED
+            return Outcome.UPSTREAM_CONNECT_TIMEOUT if timed_out else Outcome.UPSTREAM_CONNECT_FAILED
         stats.upstream_cx_none_healthy += 1
         if self._services.throttle.allows(f"no endpoints {plan.name}"):
             log.warning("%s: no endpoints: %s", plan.name, self._why_empty())
@@ -157,24 +183,21 @@ class Cluster:
             return "the resource lists none"
         return "; ".join(f"{watch.name}: {watch.last_error or 'no address yet'}" for watch in self.watches)
 
-    async def _attempt(self, endpoint: Endpoint, downstream: Downstream) -> bool:
+    async def _attempt(self, endpoint: Endpoint, connection: C) -> C | Verdict:
         plan, stats = self.plan, self.stats
         stats.upstream_cx_total += 1
         stats.upstream_cx_active += 1
         endpoint.cx_total += 1
         endpoint.cx_active += 1
-        self.relays.add(downstream)
-        began_s = self._now()
-        joined = False
+        began_s = connection.opened_s = self._now()
         try:
-            established = await self._services.dialer.open(endpoint, plan, Upstream(downstream))
-            joined = downstream.upstream is not None
+            established = await self._services.dialer.open(endpoint, plan, connection)
         except (OSError, Refused) as exc:
-            self._failed(endpoint, self._judge(exc, Phase.CONNECT))
-            return False
+            verdict = self._judge(exc, Phase.CONNECT)
+            self._failed(endpoint, verdict)
+            return verdict
         finally:
-            if not joined:
-                self.relays.discard(downstream)
+            if not connection.connected:  # else it was taken, and is accounted for when it is lost
                 stats.upstream_cx_active -= 1
                 endpoint.cx_active -= 1
         if established is not None:
@@ -182,10 +205,9 @@ class Cluster:
             stats.ssl_session_reused += established.resumed
             endpoint.peer = established.peer
         stats.upstream_cx_connect_ms.record((self._now() - began_s) * 1000)
-        downstream.endpoint = endpoint
         endpoint.last_verdict = None
         self.balancer.succeeded(endpoint, self._now())
-        return True
+        return connection
 
     def _failed(self, endpoint: Endpoint, verdict: Verdict) -> None:
         stats = self.stats
@@ -224,28 +246,27 @@ class Cluster:
                 },
             )
 
-    def closed(self, downstream: Downstream, upstream: Upstream) -> None:
-        """Account for a relay that has ended."""
-        stats, endpoint, outcome = self.stats, downstream.endpoint, downstream.outcome
-        self.relays.discard(downstream)
+    def closed(self, connection: ClusterConnection, outcome: Outcome | None) -> None:
+        """Account for a connection that was lost. ``outcome``: of what it carried when it was lost, if anything."""
+        stats, endpoint = self.stats, connection.endpoint
+        self.connections.discard(connection)
         stats.upstream_cx_active -= 1
         stats.upstream_cx_destroy += 1
-        stats.upstream_cx_rx_bytes_total += upstream.received
-        stats.upstream_cx_tx_bytes_total += downstream.received
-        stats.upstream_cx_length_ms.record((self._now() - downstream.started_s) * 1000)
-        if outcome in (Outcome.UPSTREAM_RESET, Outcome.UPSTREAM_TLS_FAILED) or upstream.ended:
+        stats.upstream_cx_rx_bytes_total += connection.received
+        stats.upstream_cx_tx_bytes_total += connection.sent
+        stats.upstream_cx_length_ms.record((self._now() - connection.opened_s) * 1000)
+        if outcome in (Outcome.UPSTREAM_RESET, Outcome.UPSTREAM_TLS_FAILED) or connection.ended:
             stats.upstream_cx_destroy_remote += 1
         else:
             stats.upstream_cx_destroy_local += 1
         if outcome is Outcome.IDLE_TIMEOUT:
             stats.upstream_cx_idle_timeout += 1
-        if endpoint is not None:
-            endpoint.cx_active -= 1
-            if outcome is Outcome.UPSTREAM_TLS_FAILED and upstream.failure is not None:
-                # TLS 1.3: a server judges our certificate after the handshake is done for us.
-                stats.ssl_connection_error += 1
-                endpoint.explain = True
-                self._note(endpoint, self._judge(upstream.failure, Phase.ESTABLISHED))
+        endpoint.cx_active -= 1
+        if outcome is Outcome.UPSTREAM_TLS_FAILED and connection.failure is not None:
+            # TLS 1.3: a server judges our certificate after the handshake is done for us.
+            stats.ssl_connection_error += 1
+            endpoint.explain = True
+            self._note(endpoint, self._judge(connection.failure, Phase.ESTABLISHED))
 
     def _judge(self, exc: Exception, phase: Phase) -> Verdict:
         if isinstance(exc, Refused):
@@ -255,10 +276,9 @@ class Cluster:
     def byte_totals(self) -> tuple[int, int]:
         """(received, sent), living connections included."""
         received, sent = self.stats.upstream_cx_rx_bytes_total, self.stats.upstream_cx_tx_bytes_total
-        for relay in self.relays:
-            if relay.upstream is not None:
-                received += relay.upstream.received
-                sent += relay.received
+        for connection in self.connections:
+            received += connection.received
+            sent += connection.sent
         return received, sent
 
     def describe_endpoints(self) -> list[dict[str, object]]:
@@ -292,28 +312,25 @@ class Cluster:
                 )
         return rows
 
-    # Idle relays
+    # Idle connections
 
     def _schedule_sweep(self) -> None:
         if self._sweep is not None:
             self._sweep.cancel()
             self._sweep = None
         if self.plan.idle_timeout_s:
-            self._sweep = self._loop.call_later(self.plan.idle_timeout_s / IDLE_TICKS, self._end_idle_relays)
+            self._sweep = self._loop.call_later(self.plan.idle_timeout_s / IDLE_TICKS, self._end_idle_connections)
 
-    def _end_idle_relays(self) -> None:
-        for relay in tuple(self.relays):
-            if relay.upstream is None:
-                continue
-            total = relay.received + relay.upstream.received
-            if total != relay.idle_total:
-                relay.idle_total, relay.idle_ticks = total, 0
+    def _end_idle_connections(self) -> None:
+        for connection in tuple(self.connections):
+            total = connection.received + connection.sent
+            idleness = connection.idleness
+            if total != idleness.total:
+                idleness.total, idleness.ticks = total, 0
             else:
-                relay.idle_ticks += 1
-                if relay.idle_ticks == IDLE_TICKS:
-                    relay.end(Outcome.IDLE_TIMEOUT)
-                elif relay.idle_ticks > IDLE_TICKS:
-                    relay.abort()
+                idleness.ticks += 1
+                if idleness.ticks >= IDLE_TICKS:
+                    connection.idle_out()
         self._schedule_sweep()
 
 

@@ -15,19 +15,26 @@ import select
 import socket
 from typing import TYPE_CHECKING
 
-from config.plan import Access, ListenerPlan
+from config.plan import Access, ListenerPlan, Protocol
+from proxy.http.downstream import HttpDownstream
 from proxy.outcome import Outcome
 from proxy.relay import Downstream
 from proxy.sockets import StartError, bind, keep_alive, reason
-from proxy.stats import ListenerStats
+from proxy.stats import HttpStats, ListenerStats
 from proxy.throttle import Throttle
+from proxy.wire import BadMessage
 
 if TYPE_CHECKING:
     from proxy.cluster import Cluster
+    from proxy.http.access_log import AccessLog
+
+Connection = Downstream | HttpDownstream
 
 log = logging.getLogger("koguma.listener")
 
 BACKLOG = 4096
+SWEEP_INTERVAL_S = 5.0
+"""How often the time limits of HTTP connections are looked at; each may be overrun by as much."""
 RESERVED_DESCRIPTORS = 64
 
 
@@ -57,16 +64,20 @@ class Listener:
         self.plan = plan
         self.cluster = cluster
         self.stats = ListenerStats()
-        self.connections: set[Downstream] = set()
+        self.http = HttpStats()
+        self.connections: set[Connection] = set()
         self.idle = asyncio.Event()
         """Set while there are no connections."""
         self.idle.set()
         self._limit = limit
         self._throttle = throttle
+        self.access_log: AccessLog | None = None
         self._loop = asyncio.get_running_loop()
-        self._now = self._loop.time
+        self.now = self._loop.time
         self._socket: socket.socket | None = None
+        self._sweep: asyncio.TimerHandle | None = None
         self._server: asyncio.Server | None = None
+        self.listening = False
 
     def open(self) -> None:
         """Bind. Nothing is accepted before :meth:`start`."""
@@ -76,13 +87,25 @@ class Listener:
     async def start(self) -> None:
         assert self._socket is not None
         try:
-            self._server = await self._loop.create_server(lambda: Downstream(self), sock=self._socket, backlog=BACKLOG)
+            self._server = await self._loop.create_server(self._accept, sock=self._socket, backlog=BACKLOG)
         except OSError as exc:
             raise StartError(f"cannot listen on {self.plan.bind}: {reason(exc)}") from exc
+        self.listening = True
+        self._schedule_sweep()
 
-    @property
-    def listening(self) -> bool:
-        return self._server is not None
+    def _schedule_sweep(self) -> None:
+        self._sweep = self._loop.call_later(SWEEP_INTERVAL_S, self._check_times)
+
+    def _check_times(self) -> None:
+        now = self.now()
+        for connection in tuple(self.connections):
+            if isinstance(connection, HttpDownstream):
+                connection.check_times(now)
+        self._schedule_sweep()
+
+    def _accept(self) -> Connection:
+        """What handles a connection: a protocol that we speak is spoken, any other is relayed."""
+        return HttpDownstream(self) if self.plan.protocol is Protocol.HTTP else Downstream(self)
 
     @property
     def port(self) -> int:
@@ -92,19 +115,25 @@ class Listener:
     async def stop(self) -> None:
         """Accept what already waits in the queue, then stop listening. Connections go on."""
         server, self._server = self._server, None
+        self.listening = False
         if server is not None:
             poll = select.poll()
             poll.register(server.sockets[0].fileno(), select.POLLIN)
-            deadline = self._now() + 1.0
-            while poll.poll(0) and self._now() < deadline:  # noqa: ASYNC110 - each turn of the loop accepts one
+            deadline = self.now() + 1.0
+            while poll.poll(0) and self.now() < deadline:  # noqa: ASYNC110 - each turn of the loop accepts one
                 await asyncio.sleep(0)
             await asyncio.sleep(0)  # asyncio's own loop attaches to the server one turn after it has accepted
             server.close()
+        if self._sweep is not None:
+            self._sweep.cancel()
+            self._sweep = None
+        for connection in tuple(self.connections):
+            connection.drain()
         if self._socket is not None:
             self._socket.close()
             self._socket = None
 
-    def opened(self, connection: Downstream) -> float:
+    def opened(self, connection: Connection) -> float:
         """Account for an accepted connection, refuse it where it may not be; the time of its start (loop seconds)."""
         stats = self.stats
         stats.downstream_cx_total += 1
@@ -118,31 +147,39 @@ class Listener:
             if self._throttle.allows("connection limit"):
                 log.warning("connection limit of %d reached: connections are refused", limit.maximum)
             connection.end(Outcome.OVERFLOW)
-        elif self.plan.access is Access.FORBID:
-            stats.access_denied += 1
-            if self._throttle.allows(f"forbidden {self.plan.name}"):
-                log.warning(
-                    "%s refused: Mesh.routing.defaultForbidMeshExternalServiceAccess is true",
-                    self.plan.cluster,
-                    extra={
-                        "event": "access_denied",
-                        "listener": self.plan.name,
-                        "cluster": self.plan.cluster,
-                    },
-                )
+        elif self.plan.access is Access.FORBID and not isinstance(connection, HttpDownstream):
+            self.deny()
             connection.end(Outcome.FORBIDDEN)
-        return self._now()
+        return self.now()
 
-    def closed(self, connection: Downstream) -> None:
+    def deny(self) -> None:
+        """Account for a connection or a request that the mesh forbids."""
+        self.stats.access_denied += 1
+        if self.may_say(f"forbidden {self.plan.name}"):
+            log.warning(
+                "%s refused: Mesh.routing.defaultForbidMeshExternalServiceAccess is true",
+                self.plan.cluster,
+                extra={"event": "access_denied", "listener": self.plan.name, "cluster": self.plan.cluster},
+            )
+
+    def may_say(self, what: str) -> bool:
+        """Whether this was not said a short while ago."""
+        return self._throttle.allows(what)
+
+    def refused(self, connection: HttpDownstream, bad: BadMessage) -> None:
+        """Account for what the client sent instead of a request."""
+        if self.may_say(f"refused {self.plan.name} {bad.code}"):
+            log.info("%s: a request was refused: %s", self.plan.name, bad, extra={"event": "request_refused"})
+
+    def closed(self, connection: Connection) -> None:
         stats = self.stats
         stats.downstream_cx_active -= 1
         stats.downstream_cx_destroy += 1
         stats.downstream_cx_rx_bytes_total += connection.received
-        if connection.upstream is not None:
-            stats.downstream_cx_tx_bytes_total += connection.upstream.received
+        stats.downstream_cx_tx_bytes_total += connection.sent
         if connection.outcome is Outcome.IDLE_TIMEOUT:
             stats.idle_timeout += 1
-        stats.downstream_cx_length_ms.record((self._now() - connection.started_s) * 1000)
+        stats.downstream_cx_length_ms.record((self.now() - connection.started_s) * 1000)
         self._limit.active -= 1
         self.connections.discard(connection)
         if not self.connections:
@@ -153,8 +190,7 @@ class Listener:
         received, sent = self.stats.downstream_cx_rx_bytes_total, self.stats.downstream_cx_tx_bytes_total
         for connection in self.connections:
             received += connection.received
-            if connection.upstream is not None:
-                sent += connection.upstream.received
+            sent += connection.sent
         return received, sent
 
     def end_connections(self, outcome: Outcome) -> None:

@@ -50,6 +50,8 @@ class RunOptions:
     admin_port: int | None = None
     """``None``: ``networking.admin.port`` of the Dataplane, else 9901."""
     drain_time_s: float = 30.0
+    access_log: str | None = None
+    """A path, or ``-`` for standard output."""
     without_effect: tuple[str, ...] = ()
     """Flags that ask for what this version does not have; said when it starts."""
     log_level: str = "info"
@@ -209,6 +211,9 @@ def add_run(parser: argparse.ArgumentParser, environ: Mapping[str, str]) -> None
         default=environ.get("KUMA_DATAPLANE_DRAIN_TIME", "30s"),
         help="how long connections may finish after SIGTERM (default: %(default)s) [KUMA_DATAPLANE_DRAIN_TIME]",
     )  # fmt: skip
+    parser.add_argument(
+        "--access-log", metavar="PATH", help="a line for each HTTP exchange; - is standard output (default: none)"
+    )
     later = parser.add_argument_group("accepted, and without effect in this version")
     later.add_argument(
         "--concurrency", metavar="N", type=_type(_count, "a number"),
@@ -260,6 +265,7 @@ def run_options(args: argparse.Namespace, environ: Mapping[str, str]) -> RunOpti
         admin_address=args.admin_address,
         admin_port=args.admin_port,
         drain_time_s=args.drain_time,
+        access_log=args.access_log,
         without_effect=_without_effect(args),
         log_level=args.log_level,
         log_format=args.log_format,

@@ -31,6 +31,7 @@ from proxy.cluster import Services
 from proxy.dial import Dialer
 from proxy.exits import EXIT_CANNOT_START, EXIT_INVALID, EXIT_OK
 from proxy.files import watch_files
+from proxy.http.access_log import AccessLog
 from proxy.listener import ConnectionLimit
 from proxy.lookup import Resolver
 from proxy.options import RunOptions
@@ -78,6 +79,7 @@ class Process:
         self._runtime: Runtime | None = None
         self._admin: AdminServer | None = None
         self._names: ResolverPool | None = None
+        self._access_log: AccessLog | None = None
         self._stopping = asyncio.Event()
         self._reload_wanted = asyncio.Event()
         self._stdin = standard_input(options.sources)
@@ -129,7 +131,8 @@ class Process:
         names = options.names
         resolver = Resolver(names.upstreams or None, names.hosts_file, clock)
         self._names = ResolverPool(resolver.resolve, clock=clock, scheduler=self._loop, rng=random.Random())
-        services = Services(Dialer(wall_clock), self._names, Throttle(clock), wall_clock)
+        self._access_log = self._open_access_log()
+        services = Services(Dialer(wall_clock), self._names, Throttle(clock), wall_clock, self._access_log)
         limit = ConnectionLimit.from_descriptors()
         runtime = self._runtime = Runtime(planned.plan, services, limit, options.drain_time_s)
         for flag in options.without_effect:
@@ -144,6 +147,15 @@ class Process:
         self._state = "LIVE"
         self._reload_stats.generation = 1
         self._say_ready(planned)
+
+    def _open_access_log(self) -> AccessLog | None:
+        path = self._options.access_log
+        if path is None:
+            return None
+        try:
+            return AccessLog(path, self._options.log_format == "json")
+        except OSError as exc:
+            raise StartError(f"cannot write the access log {path}: {exc.strerror}") from exc
 
     def _say_ready(self, planned: Planned) -> None:
         assert self._runtime is not None
@@ -338,3 +350,5 @@ class Process:
             await self._admin.close()
         if self._names is not None:
             self._names.close()
+        if self._access_log is not None:
+            self._access_log.close()

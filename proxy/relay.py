@@ -27,7 +27,7 @@ import struct
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol, cast
 
-from proxy.dialled import Dialled
+from proxy.dialled import ClusterConnection, Idleness
 from proxy.outcome import Outcome
 from proxy.tasks import spawn
 from tls.handshake import Refused
@@ -112,18 +112,20 @@ class Side(asyncio.Protocol):
         return True
 
 
-class Upstream(Side, Dialled):
+class Upstream(Side, ClusterConnection):
     """The side towards the endpoint.
 
     ``connected`` from the moment in which the connection is ours; ``abandoned`` once the dialer gave up on it: if it
     comes about all the same, it is aborted. ``failure`` is what the connection ended with.
     """
 
-    __slots__ = ("abandoned", "connected", "downstream", "failure")
+    __slots__ = ("abandoned", "connected", "downstream", "endpoint", "failure", "idleness", "opened_s")
 
-    def __init__(self, downstream: Downstream) -> None:
+    def __init__(self, downstream: Downstream, endpoint: Endpoint) -> None:
         super().__init__()
         self.downstream = downstream
+        self.endpoint = endpoint
+        self.idleness = Idleness()
         self.connected = False
         self.abandoned = False
         self.failure: Exception | None = None
@@ -136,8 +138,17 @@ class Upstream(Side, Dialled):
         if self.abandoned:
             self.transport.abort()
             return
-        self.connected = True
-        self.downstream.upstream_connected(self)
+        self.connected = self.downstream.upstream_connected(self)
+
+    @property
+    def sent(self) -> int:
+        return self.downstream.received
+
+    def idle_out(self) -> None:
+        if self.downstream.outcome is Outcome.IDLE_TIMEOUT:
+            self.downstream.abort()  # a tick ago it was asked to end, and somebody does not take what is left
+        else:
+            self.downstream.end(Outcome.IDLE_TIMEOUT)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.closed = True
@@ -150,19 +161,15 @@ class Downstream(Side):
     """The side towards the application, and the relay itself."""
 
     __slots__ = (
-        "_connecting", "_held", "cluster", "endpoint", "idle_ticks", "idle_total", "listener", "outcome", "started_s",
-        "upstream",
+        "_connecting", "_held", "cluster", "listener", "outcome", "started_s", "upstream",
     )  # fmt: skip
 
     def __init__(self, listener: Listener) -> None:
         super().__init__()
         self.listener = listener
         self.cluster: Cluster | None = None
-        self.endpoint: Endpoint | None = None
         self.upstream: Upstream | None = None
         self.outcome: Outcome | None = None
-        self.idle_ticks = 0
-        self.idle_total = -1
         self.forward = self._hold
         self._held: list[bytes] = []
         self._connecting: asyncio.Task[None] | None = None
@@ -192,11 +199,13 @@ class Downstream(Side):
         if outcome is not None:
             self.end(outcome)
 
-    def upstream_connected(self, upstream: Upstream) -> None:
-        """Called by the upstream's transport, before any byte of the upstream can arrive."""
+    def upstream_connected(self, upstream: Upstream) -> bool:
+        """Called by the upstream's transport, before any byte of the upstream can arrive. False: we have gone."""
         if self.closed or self.transport.is_closing():
             upstream.transport.abort()
-            return
+            return False
+        assert self.cluster is not None
+        self.cluster.connections.add(upstream)
         self.upstream = upstream
         upstream.join(self)
         self.join(upstream)
@@ -208,6 +217,15 @@ class Downstream(Side):
                 upstream.transport.write(data)
         if self.ended:
             upstream.transport.write_eof()
+        return True
+
+    @property
+    def sent(self) -> int:
+        """Bytes handed to the application's transport."""
+        return self.upstream.received if self.upstream is not None else 0
+
+    def drain(self) -> None:
+        """The listener is closing: a relay ends when its two sides say so, so there is nothing to do."""
 
     def end(self, outcome: Outcome) -> None:
         """End the relay for a reason of ours. Closes what is open; accounting follows when the transports are gone."""
@@ -266,7 +284,7 @@ class Downstream(Side):
         assert self.outcome is not None
         if upstream is not None:
             assert self.cluster is not None
-            self.cluster.closed(self, upstream)
+            self.cluster.closed(upstream, self.outcome)
         self.listener.closed(self)
         # Each side holds the other: untie them, so that a relay is freed at once and not by the collector.
         if upstream is not None:

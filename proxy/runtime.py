@@ -86,6 +86,7 @@ class Runtime:
 
     async def _listen(self, part: ListenerPlan) -> None:
         listener = Listener(part, self.clusters.get(part.cluster), self.limit, self._services.throttle)
+        listener.access_log = self._services.access_log
         try:
             listener.open()
             await listener.start()

@@ -67,6 +67,10 @@ class Stats:
         """(Envoy's stat name, value) of the counters."""
         return ((name, getattr(self, _slot(name))) for name in self.counters)
 
+    def reset_counters(self) -> None:
+        for name in self.counters:
+            setattr(self, _slot(name), 0)
+
     def gauged(self) -> Iterator[tuple[str, int]]:
         return ((name, getattr(self, _slot(name))) for name in self.gauges)
 
@@ -105,10 +109,24 @@ class ClusterStats(Stats):
         "update_failure",
         "lb_healthy_panic",
         "lb_ejections_total",
+        "upstream_cx_http1_total",
+        "upstream_cx_protocol_error",
+        "upstream_rq_total",
+        "upstream_rq_completed",
+        "upstream_rq_cancelled",
+        "upstream_rq_pending_total",
+        "upstream_rq_pending_overflow",
+        "upstream_rq_pending_failure_eject",
+        "upstream_rq_retry",
+        "upstream_rq_rx_reset",
+        "upstream_rq_tx_reset",
     )
-    gauges = ("upstream_cx_active",)
-    histograms = ("upstream_cx_connect_ms", "upstream_cx_length_ms")
-    __slots__ = tuple(_slot(name) for name in counters + gauges + histograms)
+    gauges = ("upstream_cx_active", "upstream_rq_active", "upstream_rq_pending_active")
+    histograms = ("upstream_cx_connect_ms", "upstream_cx_length_ms", "upstream_rq_time")
+    __slots__ = (*(_slot(name) for name in counters + gauges + histograms), "codes")
+
+    codes: dict[int, int]
+    """Responses by status; ``upstream_rq_200`` and ``upstream_rq_2xx`` exist once there was one."""
 
     upstream_cx_total: int
     upstream_cx_connect_fail: int
@@ -133,9 +151,40 @@ class ClusterStats(Stats):
     update_failure: int
     lb_healthy_panic: int
     lb_ejections_total: int
+    upstream_cx_http1_total: int
+    upstream_cx_protocol_error: int
+    upstream_rq_total: int
+    upstream_rq_completed: int
+    upstream_rq_cancelled: int
+    upstream_rq_pending_total: int
+    upstream_rq_pending_overflow: int
+    upstream_rq_pending_failure_eject: int
+    upstream_rq_retry: int
+    upstream_rq_rx_reset: int
+    upstream_rq_tx_reset: int
     upstream_cx_active: int
+    upstream_rq_active: int
+    upstream_rq_pending_active: int
     upstream_cx_connect_ms: Histogram
     upstream_cx_length_ms: Histogram
+    upstream_rq_time: Histogram
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.codes = {}
+
+    def reset_counters(self) -> None:
+        super().reset_counters()
+        self.codes.clear()
+
+    def counted(self) -> Iterator[tuple[str, int]]:
+        yield from super().counted()
+        classes: dict[int, int] = {}
+        for status, count in sorted(self.codes.items()):
+            yield f"upstream_rq_{status}", count
+            classes[status // 100] = classes.get(status // 100, 0) + count
+        for number, count in classes.items():
+            yield f"upstream_rq_{number}xx", count
 
 
 class ListenerStats(Stats):
@@ -163,6 +212,56 @@ class ListenerStats(Stats):
     idle_timeout: int
     downstream_cx_active: int
     downstream_cx_length_ms: Histogram
+
+
+class HttpStats(Stats):
+    """``http.<prefix>.*``: the requests of one listener."""
+
+    counters = (
+        "downstream_rq_total",
+        "downstream_rq_http1_total",
+        "downstream_rq_completed",
+        "downstream_rq_1xx",
+        "downstream_rq_2xx",
+        "downstream_rq_3xx",
+        "downstream_rq_4xx",
+        "downstream_rq_5xx",
+        "downstream_rq_rx_reset",
+        "downstream_rq_tx_reset",
+        "downstream_rq_idle_timeout",
+        "downstream_rq_header_timeout",
+        "downstream_rq_response_before_rq_complete",
+        "downstream_cx_http1_total",
+        "downstream_cx_protocol_error",
+        "downstream_cx_idle_timeout",
+        "downstream_cx_upgrades_total",
+        "no_cluster",
+    )
+    gauges = ("downstream_rq_active", "downstream_cx_upgrades_active")
+    histograms = ("downstream_rq_time",)
+    __slots__ = tuple(_slot(name) for name in counters + gauges + histograms)
+
+    downstream_rq_total: int
+    downstream_rq_http1_total: int
+    downstream_rq_completed: int
+    downstream_rq_1xx: int
+    downstream_rq_2xx: int
+    downstream_rq_3xx: int
+    downstream_rq_4xx: int
+    downstream_rq_5xx: int
+    downstream_rq_rx_reset: int
+    downstream_rq_tx_reset: int
+    downstream_rq_idle_timeout: int
+    downstream_rq_header_timeout: int
+    downstream_rq_response_before_rq_complete: int
+    downstream_cx_http1_total: int
+    downstream_cx_protocol_error: int
+    downstream_cx_idle_timeout: int
+    downstream_cx_upgrades_total: int
+    no_cluster: int
+    downstream_rq_active: int
+    downstream_cx_upgrades_active: int
+    downstream_rq_time: Histogram
 
 
 class ReloadStats(Stats):

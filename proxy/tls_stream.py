@@ -90,8 +90,8 @@ class TlsConnector(asyncio.Protocol):
 class TlsStream(asyncio.Transport, asyncio.BufferedProtocol):
     """A verified TLS connection: the transport of the protocol above, the protocol of the transport below.
 
-    Fatal TLS errors reach the protocol above as ``connection_lost(ssl.SSLError)``, a peer that became another by renegotiation as
-    ``connection_lost(Refused)``.
+    Fatal TLS errors reach the protocol above as ``connection_lost(ssl.SSLError)``, a peer that became another by
+    renegotiation as ``connection_lost(Refused)``.
     """
 
     __slots__ = (

@@ -133,9 +133,8 @@ def reset_counters(context: AdminContext, request: Request) -> Response:
     runtime = context.runtime
     clusters, listeners = runtime.clusters.values(), runtime.listeners.values()
     counting: list[Stats] = [context.reload, *(one.stats for one in clusters), *(one.stats for one in listeners)]
-    for stats in counting:
-        for name, _ in stats.counted():
-            setattr(stats, name.replace(".", "_"), 0)
+    for stats in itertools.chain(counting, (one.http for one in listeners)):
+        stats.reset_counters()
     for watch in itertools.chain.from_iterable(cluster.watches for cluster in clusters):
         watch.update_attempt = watch.update_success = watch.update_failure = 0
     return text("OK\n")

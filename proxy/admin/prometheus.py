@@ -18,7 +18,7 @@ from itertools import accumulate
 from proxy.admin import certs
 from proxy.admin.context import AdminContext
 from proxy.admin.http import SLICE, Request, Response
-from proxy.admin.stats import Row, Selection, Table, read
+from proxy.admin.stats import CLASSED, Row, Selection, Table, read
 from proxy.stats import BUCKETS_MS, Histogram
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
@@ -44,12 +44,13 @@ async def _write(context: AdminContext, selection: Selection) -> AsyncGenerator[
 
 
 def _families(table: Table, selection: Selection) -> Iterator[Iterator[str]]:
-    """The families of a table, each in pieces. All rows of a table have the same stats."""
+    """The families of a table, each in pieces. All rows of a table have the same stats, but for classes of statuses."""
     if not table.rows:
         return
     like = table.rows[0]
     if selection.wants("Counters"):
         yield from (_counters(table, stat, selection) for stat in sorted(like.counters))
+        yield from _classed(table, selection)
     if selection.wants("Gauges"):
         yield from (_gauges(table, stat, selection) for stat in sorted(like.gauges))
     if selection.wants("Histograms"):
@@ -64,6 +65,37 @@ def _counters(table: Table, stat: str, selection: Selection) -> Iterator[str]:
         return f"{name}{_braces(_label(table, row))} {value}\n" if _takes(selection, table, row, stat, value) else ""
 
     return _pieces(table, sample, _header(name, "counter", table, stat))
+
+
+def _classed(table: Table, selection: Selection) -> Iterator[Iterator[str]]:
+    """``upstream_rq_200`` and ``upstream_rq_2xx`` under Envoy's names: ``upstream_rq{envoy_response_code="200"}`` and
+    ``upstream_rq_xx{envoy_response_code_class="2"}``. No ``_total``: ``upstream_rq_total`` is another number.
+    """
+    found: dict[tuple[str, str], dict[str, str]] = {}  # by family and label: label's value by stat
+    for stat in sorted({stat for row in table.rows for stat in row.classed}):
+        parts = CLASSED.fullmatch(stat)
+        assert parts is not None
+        if parts["status"] is not None:
+            found.setdefault((parts["stat"], "envoy_response_code"), {})[stat] = parts["status"]
+        else:
+            found.setdefault((f"{parts['stat']}_xx", "envoy_response_code_class"), {})[stat] = parts["class"]
+    for (family, label), values in found.items():
+        yield _classed_family(table, family, label, values, selection)
+
+
+def _classed_family(
+    table: Table, family: str, label: str, values: Mapping[str, str], selection: Selection
+) -> Iterator[str]:
+    name = _name(table, family)
+
+    def samples(row: Row) -> str:
+        return "".join(
+            f'{name}{{{label}="{values[stat]}",{_label(table, row)}}} {value}\n'
+            for stat, value in row.classed.items()
+            if stat in values and _takes(selection, table, row, stat, value)
+        )
+
+    return _pieces(table, samples, _header(name, "counter", table, family))
 
 
 def _gauges(table: Table, stat: str, selection: Selection) -> Iterator[str]:

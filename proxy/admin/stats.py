@@ -13,6 +13,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, I
 from dataclasses import dataclass, field
 from typing import TypeVar
 
+from config.plan import Protocol
 from proxy.admin import certs, process
 from proxy.admin.context import AdminContext
 from proxy.admin.http import JSON, SLICE, TEXT, Refusal, Request, Response
@@ -26,6 +27,9 @@ T = TypeVar("T")
 TCP_STATS = ("downstream_cx_total", "downstream_cx_rx_bytes_total", "downstream_cx_tx_bytes_total", "idle_timeout")
 """What Envoy's TCP proxy filter counts, under ``tcp.<prefix>.``; all else of a listener is ``listener.<address>.``."""
 ALSO_LISTENER = ("downstream_cx_total",)
+
+CLASSED = re.compile(r"(?P<stat>\w+_rq)_(?:(?P<status>\d\d\d)|(?P<class>\d)xx)")
+"""Envoy's tags ``envoy_response_code`` and ``envoy_response_code_class``."""
 
 QUANTILES = (0, 25, 50, 75, 90, 95, 99, 99.5, 99.9, 100)
 STATES = {"LIVE": 0, "DRAINING": 1, "PRE_INITIALIZING": 2, "INITIALIZING": 3}
@@ -43,6 +47,8 @@ class Row:
 
     name: str
     counters: dict[str, int] = field(default_factory=dict)
+    classed: dict[str, int] = field(default_factory=dict)
+    """Counters by status or class of status (``upstream_rq_200``, ``upstream_rq_2xx``), which some rows have."""
     gauges: dict[str, int] = field(default_factory=dict)
     histograms: dict[str, Histogram] = field(default_factory=dict)
 
@@ -109,12 +115,16 @@ async def read(context: AdminContext) -> list[Table]:
     now_s = asyncio.get_running_loop().time()
     clusters = [row async for row in _rows(runtime.clusters.values(), lambda one: [_cluster(one, now_s)])]
     listeners = [row async for row in _rows(runtime.listeners.values(), lambda one: [_listener(one)])]
-    streams = [row async for row in _rows(runtime.listeners.values(), lambda one: [_tcp(one)])]
-    for rows in (clusters, listeners, streams):
+    relayed = [one for one in runtime.listeners.values() if one.plan.protocol is not Protocol.HTTP]
+    spoken = [one for one in runtime.listeners.values() if one.plan.protocol is Protocol.HTTP]
+    streams = [row async for row in _rows(relayed, lambda one: [_tcp(one)])]
+    requests = [row async for row in _rows(spoken, lambda one: [_http(one)])]
+    for rows in (clusters, listeners, streams, requests):
         rows.sort(key=lambda row: f"{row.name}.")
     return [
         Table("cluster", "envoy_cluster_name", clusters),
-        Table("cluster_manager", None, [Row("", {}, {"active_clusters": len(runtime.clusters)})]),
+        Table("cluster_manager", None, [Row("", gauges={"active_clusters": len(runtime.clusters)})]),
+        Table("http", "envoy_http_conn_manager_prefix", requests),
         Table("koguma", None, [_koguma(context)], "koguma"),
         Table("listener", "envoy_listener_address", listeners),
         Table("listener_manager", None, [_listener_manager(context)]),
@@ -132,7 +142,10 @@ async def _rows(things: Iterable[T], read_one: Callable[[T], Iterable[Row]]) -> 
 
 
 def _row(name: str, stats: Stats) -> Row:
-    return Row(name, dict(stats.counted()), dict(stats.gauged()), dict(stats.observed()))
+    row = Row(name, gauges=dict(stats.gauged()), histograms=dict(stats.observed()))
+    for stat, value in stats.counted():
+        (row.classed if CLASSED.fullmatch(stat) else row.counters)[stat] = value
+    return row
 
 
 def _cluster(cluster: Cluster, now_s: float) -> Row:
@@ -169,6 +182,21 @@ def _tcp(listener: Listener) -> Row:
     return Row(cluster_stat_name(listener.plan.name), counters)
 
 
+def _http(listener: Listener) -> Row:
+    row = _row(cluster_stat_name(listener.plan.name), listener.http)
+    row.counters["downstream_rq_http1_total"] = row.counters["downstream_rq_total"]  # we speak no other version
+    below = listener.stats
+    received, sent = listener.byte_totals()
+    row.counters |= {
+        "downstream_cx_total": below.downstream_cx_total,
+        "downstream_cx_destroy": below.downstream_cx_destroy,
+        "downstream_cx_rx_bytes_total": received,
+        "downstream_cx_tx_bytes_total": sent,
+    }
+    row.gauges["downstream_cx_active"] = below.downstream_cx_active
+    return row
+
+
 def _koguma(context: AdminContext) -> Row:
     reload = context.reload
     unverified = sum(
@@ -179,7 +207,7 @@ def _koguma(context: AdminContext) -> Row:
     return Row(
         "",
         {f"reload.{name}": value for name, value in reload.counted()},
-        {f"reload.{name}": value for name, value in gauges.items()}
+        gauges={f"reload.{name}": value for name, value in gauges.items()}
         | {"generation": reload.generation, "unverified_services": unverified},
     )
 
@@ -190,7 +218,7 @@ def _listener_manager(context: AdminContext) -> Row:
     return Row(
         "",
         {"listener_create_failure": len(runtime.failed)},
-        {"total_listeners_active": listening},
+        gauges={"total_listeners_active": listening},
     )
 
 
@@ -207,7 +235,7 @@ async def _server(context: AdminContext, now_s: float) -> Row:
         "memory_heap_size": memory.heap,
         "memory_physical_size": memory.physical,
     }
-    return Row("", {}, gauges)
+    return Row("", gauges=gauges)
 
 
 def _plain(tables: list[Table], selection: Selection) -> Iterator[list[tuple[str, int]]]:
@@ -219,7 +247,7 @@ def _plain(tables: list[Table], selection: Selection) -> Iterator[list[tuple[str
                 scope = table.scope(row)
                 values: dict[str, int] = {}
                 if selection.wants("Counters"):
-                    values |= row.counters
+                    values |= row.counters | row.classed
                 if selection.wants("Gauges"):
                     values |= row.gauges
                 found += [

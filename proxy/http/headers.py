@@ -1,47 +1,32 @@
-"""What a message's fields become on the way through: removed, rewritten, added, and rendered.
+"""What a message's fields become on the way through, rendered.
 
-A request that is forwarded is rendered once per (head, authority) and kept with the head, which the codec shares
-between identical requests: what differs from one request to the next, the request id, goes in between. Framing is
-always written anew from what the codec understood, never copied.
+The codec has already taken out what belonged to one connection. Here the rest happens. From requests: Envoy's control
+headers are removed, which would steer a proxy behind the next hop, and the client certificate header, which only a
+verified inbound may set; Host becomes the endpoint's DNS name, the old one stays in ``x-envoy-original-host``;
+``x-forwarded-proto`` and ``x-request-id`` are added where missing. To responses: ``x-envoy-upstream-service-time``, and
+``date`` where missing.
 
-Removed from requests: what belongs to one connection (RFC 9110 §7.6.1: Connection and whatever it names, Keep-Alive,
-Proxy-Connection, Transfer-Encoding, Upgrade unless it is one, TE but for ``trailers``, HTTP2-Settings), Expect, which we
-answer, the client certificate header, which only a verified inbound may set, and Envoy's control headers, which only an
-internal client may send. Added: ``x-forwarded-proto`` and ``x-request-id`` where missing.
+Heads repeat, and the codec gives identical ones as the same object; so what is rendered from a head is kept with it
+(``memo``), bounded. Only the request id and the service time differ from one message to the next: they go in between.
 """
 
 from __future__ import annotations
 
 from email.utils import formatdate
 
-from proxy.wire.fields import connection_names
-from proxy.wire.head import RequestHead, ResponseHead
-from proxy.wire.reasons import REASONS
+from proxy.wire import CHUNKED, NONE, UNTIL_CLOSE, Field, Framing, RequestHead, ResponseHead
+from proxy.wire.fields import list_members
+from proxy.wire.head import render_request, render_response
 
-Field = tuple[bytes, bytes]
-
-HOP_BY_HOP = frozenset(
+CONTROL_HEADERS = frozenset(
     {
-        b"connection",
-        b"keep-alive",
-        b"proxy-connection",
-        b"transfer-encoding",
-        b"upgrade",
-        b"te",
-        b"http2-settings",
-        b"content-length",  # framing: written anew
-    }
-)
-
-EXTERNAL_ONLY = frozenset(
-    {
-        b"x-envoy-internal",
-        b"x-envoy-external-address",
         b"x-envoy-downstream-service-cluster",
         b"x-envoy-downstream-service-node",
         b"x-envoy-expected-rq-timeout-ms",
+        b"x-envoy-external-address",
         b"x-envoy-force-trace",
         b"x-envoy-hedge-on-per-try-timeout",
+        b"x-envoy-internal",
         b"x-envoy-ip-tags",
         b"x-envoy-max-retries",
         b"x-envoy-original-host",
@@ -57,16 +42,21 @@ EXTERNAL_ONLY = frozenset(
         b"x-envoy-upstream-stream-duration-ms",
     }
 )
-"""Control headers of Envoy's router: a client outside must not steer the proxy behind the next hop with them."""
+"""What Envoy takes from internal clients only. Ours are all external: nothing tells us that one is not."""
 
-_NOT_FORWARDED = HOP_BY_HOP | EXTERNAL_ONLY | {b"expect", b"x-forwarded-client-cert"}
-_REQUEST_ID = b"x-request-id"
-_FORWARDED_PROTO = b"x-forwarded-proto"
-_SERVICE_TIME = b"x-envoy-upstream-service-time"
+_REMOVED_FROM_REQUESTS = CONTROL_HEADERS | {b"x-forwarded-client-cert"}
+_REPLACED_IN_RESPONSES = frozenset({b"x-envoy-upstream-service-time", b"keep-alive", b"proxy-connection"})
+
+MAX_RENDERINGS = 16
+"""Kept with one head: authorities of a request, service times of a response."""
+
+_MARK = b"\x80koguma\x80"
+"""Stands for what is not known yet while a head is rendered; no peer can send it as a whole value by chance, and if one
+does, it is in a field that comes before ours."""
 
 
-class ForwardedRequest:
-    """A rendered request head: ``before`` + request id + ``after``. ``request_id`` is the client's own, if it sent one."""
+class RenderedRequest:
+    """``before`` + request id + ``after``. ``request_id`` is the client's own, where it sent one."""
 
     __slots__ = ("after", "before", "request_id")
 
@@ -76,44 +66,102 @@ class ForwardedRequest:
         self.request_id = request_id
 
 
-def forwarded_request(head: RequestHead, authority: bytes | None, scheme: bytes) -> ForwardedRequest:
-    """``head`` as it goes to an endpoint. ``authority``: the endpoint's DNS name, which becomes Host (Envoy's
-    ``auto_host_rewrite``); ``None`` keeps the client's.
+def asks_for_upgrade(head: RequestHead) -> bool:
+    """Whether the client asks for another protocol. ``h2c`` does not count, as in Envoy: it is HTTP all the same, and
+    what goes through a tunnel is looked at by nobody.
     """
-    known = head.memo
-    if known is None:
-        known = head.memo = {}
-    found: ForwardedRequest | None = known.get((authority, scheme))
+    return head.upgrade is not None and b"h2c" not in list_members(head.upgrade)
+
+
+def request_id_of(head: RequestHead) -> bytes | None:
+    """The client's own ``x-request-id``, if it sent one."""
+    return next((value for name, value in head.fields if name == b"x-request-id" and value), None)
+
+
+def rendered_request(head: RequestHead, authority: bytes | None) -> RenderedRequest:
+    """``head`` as it goes to an endpoint. ``authority``: the endpoint's DNS name, which becomes Host; ``None`` keeps
+    the client's (an IP address or a unix socket has no name).
+    """
+    memo = head.memo
+    if memo is None:
+        memo = head.memo = {}
+    assert isinstance(memo, dict)
+    found: RenderedRequest | None = memo.get(authority)
     if found is None:
-        if len(known) >= 16:
-            known.clear()
-        found = known[authority, scheme] = _render_request(head, authority, scheme)
+        if len(memo) >= MAX_RENDERINGS:
+            memo.clear()
+        found = memo[authority] = _render_request(head, authority)
     return found
 
 
-def _render_request(head: RequestHead, authority: bytes | None, scheme: bytes) -> ForwardedRequest:
-    nominated = connection_names(head.fields)
-    host = head.authority if authority is None else authority
-    lines = [b"%b %b HTTP/1.1\r\nhost: %b\r\n" % (head.method, head.path, host)]
-    request_id: bytes | None = None
+def _render_request(head: RequestHead, authority: bytes | None) -> RenderedRequest:
+    fields: list[Field] = []
     has_proto = False
-    for name, value in head.fields:
-        if name in _NOT_FORWARDED or name in nominated:
+    for field in head.fields:
+        name = field[0]
+        if name in _REMOVED_FROM_REQUESTS or name == b"x-request-id":
             continue
-        if name == _REQUEST_ID and request_id is None:
-            request_id = value
-            continue
-        if name == _FORWARDED_PROTO:
+        if name == b"x-forwarded-proto":
             has_proto = True
-        lines.append(b"%b: %b\r\n" % (name, value))
+        fields.append(field)
     if head.te_trailers:
-        lines.append(b"te: trailers\r\n")
-    if head.upgrade is not None:
-        lines.append(b"connection: upgrade\r\nupgrade: %b\r\n" % head.upgrade)
-    if authority is not None and authority != head.authority:
-        lines.append(b"x-envoy-original-host: %b\r\n" % head.authority)
+        fields.append((b"te", b"trailers"))
+    if asks_for_upgrade(head):
+        assert head.upgrade is not None
+        fields += [(b"connection", b"upgrade"), (b"upgrade", head.upgrade)]
+    if authority is not None and head.authority and authority != head.authority:
+        fields.append((b"x-envoy-original-host", head.authority))
     if not has_proto:
-        lines.append(b"x-forwarded-proto: %b\r\n" % scheme)
-    lines.append(_framing(head.body))
-    lines.append(b"x-request-id: ")
-    return ForwardedRequest(b"".join(lines), b"\r\n\r\n", request_id)
+        fields.append((b"x-forwarded-proto", b"http"))
+    fields.append((b"x-request-id", _MARK))
+    block = render_request(head.method, head.path, authority or head.authority, fields, head.body)
+    before, after = block.rsplit(_MARK, 1)
+    return RenderedRequest(before, after, request_id_of(head))
+
+
+def rendered_response(head: ResponseHead, service_time_ms: int, http_1_0: bool, close: bool) -> tuple[bytes, Framing]:
+    """``head`` as it goes to the client, and the framing of the body that follows for it. ``close``: this is the last
+    response on the connection.
+    """
+    memo = head.memo
+    if memo is None:
+        memo = head.memo = {}
+    assert isinstance(memo, dict)
+    key = (service_time_ms, http_1_0, close)
+    found: tuple[bytes, Framing] | None = memo.get(key)
+    if found is None:
+        if len(memo) >= MAX_RENDERINGS:
+            memo.clear()
+        found = _render_response(head, service_time_ms, http_1_0, close)
+        if _has_date(head):  # else ours is in it, and is wrong a second later
+            memo[key] = found
+    return found
+
+
+def _has_date(head: ResponseHead) -> bool:
+    return any(name == b"date" for name, _ in head.fields)
+
+
+def _render_response(head: ResponseHead, service_time_ms: int, http_1_0: bool, close: bool) -> tuple[bytes, Framing]:
+    fields = [field for field in head.fields if field[0] not in _REPLACED_IN_RESPONSES]
+    if not _has_date(head):
+        fields.append((b"date", formatdate(usegmt=True).encode("ascii")))
+    fields.append((b"x-envoy-upstream-service-time", b"%d" % service_time_ms))
+    declared, body = head.declared, head.body
+    if declared in (CHUNKED, UNTIL_CLOSE):
+        # What has no length is sent in chunks, and to HTTP/1.0 until the connection closes.
+        declared = UNTIL_CLOSE if http_1_0 else CHUNKED
+    if body in (CHUNKED, UNTIL_CLOSE):
+        body = declared
+    if close or body == UNTIL_CLOSE:
+        fields.append((b"connection", b"close"))
+    elif http_1_0:
+        fields.append((b"connection", b"keep-alive"))
+    return render_response(head.status, fields, declared), body
+
+
+def rendered_switch(head: ResponseHead) -> bytes:
+    """A 101: from here on it is another protocol."""
+    fields = [field for field in head.fields if field[0] not in _REPLACED_IN_RESPONSES]
+    fields += [(b"connection", b"upgrade"), (b"upgrade", head.upgrade or b"")]
+    return render_response(101, fields, NONE)

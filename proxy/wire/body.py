@@ -23,6 +23,7 @@ _QUOTED = rb'"(?:[\t !#-\[\]-~\x80-\xff]|\\[\t -~\x80-\xff])*+"'
 _LINE: Final = re.compile(
     rb"([0-9A-Fa-f]{1,16})((?:;" + TOKEN + rb"++(?:=(?:" + TOKEN + rb"++|" + _QUOTED + rb"))?+)*+)\r\n"
 )
+_LINE_SO_FAR: Final = re.compile(rb"[0-9A-Fa-f]{1,16}+(?:;[^\r\n]*+)?+\r?")
 _EXTENSION: Final = re.compile(rb";" + TOKEN + rb"++(?:=(?:" + TOKEN + rb"++|" + _QUOTED + rb"))?+")
 
 # Where the decoder is.
@@ -89,6 +90,8 @@ class ChunkedReader:
             if len(held) > limit or (not at and len(held) == limit):
                 raise BadMessage(400, "http1.codec_error", f"chunk line over {limit} bytes")
             if not at:
+                if not _LINE_SO_FAR.fullmatch(held):
+                    raise BadMessage(400, "http1.codec_error", "malformed chunk size or extension")
                 return len(data)
             line = _LINE.fullmatch(bytes(held))
             if line is None:

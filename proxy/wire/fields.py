@@ -120,7 +120,7 @@ def parse_trailers(block: bytes, max_fields: int) -> list[Field]:
     """The fields of a trailer section, given without its empty line. Raises for what no trailer may be."""
     if not _FIELD_LINES.fullmatch(block):
         refuse_bytes(block, 0, len(block))
-        for line in block.split(b"\r\n")[:-1]:
+        for line in block.split(b"\r\n"):  # the last is empty and would be refused too: nothing gets past this
             refuse_field_line(line)
     fields = [(name.lower(), value.rstrip(b" \t")) for name, value in FIELDS.findall(block)]
     if len(fields) > max_fields:

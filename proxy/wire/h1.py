@@ -66,7 +66,7 @@ def forget_heads() -> None:
 class _Reader(Generic[Head]):
     """What both readers do. Theirs is to parse a head, to say what follows one without a body, and whom to blame."""
 
-    __slots__ = ("_at", "_chunks", "_heads", "_kept", "_left", "_limits", "_partial", "_sink", "_state")
+    __slots__ = ("_at", "_behind", "_chunks", "_heads", "_kept", "_left", "_limits", "_partial", "_sink", "_state")
 
     def __init__(self, sink: Sink[Head], limits: Limits, heads: dict[bytes, Head], state: int) -> None:
         self._sink = sink
@@ -78,11 +78,12 @@ class _Reader(Generic[Head]):
         self._partial: bytearray | None = None  # an incomplete head
         self._kept: list[bytes] = []  # what waits for next_message, from _at of the first piece
         self._at = 0
+        self._behind = False  # the same while on_end is called, when what waits is still in the hands of receive
 
     @property
     def pending(self) -> bool:
         """Do bytes wait behind the end of the message? Then read no more from the connection."""
-        return bool(self._kept)
+        return self._behind or bool(self._kept)
 
     def receive(self, data: bytes, at: int = 0) -> None:
         """Work through ``data[at:]`` until it is used up, or the message has ended and no other is asked for.
@@ -106,6 +107,7 @@ class _Reader(Generic[Head]):
                     at = end
                     if self._state == _LENGTH:
                         self._state = _ENDED
+                        self._behind = at < size
                         sink.on_end(None)
                 elif state == _CHUNKS:
                     chunks = self._chunks
@@ -113,6 +115,7 @@ class _Reader(Generic[Head]):
                     at = chunks.read(data, at)
                     if chunks.ended and self._state == _CHUNKS:
                         self._state = _ENDED
+                        self._behind = at < size
                         self._chunks = None
                         sink.on_end(chunks.trailers)
                 elif state == _ENDED:
@@ -135,6 +138,7 @@ class _Reader(Generic[Head]):
     def stop(self) -> None:
         """Drop what is held and ignore what comes."""
         self._state = _STOPPED
+        self._behind = False
         self._kept.clear()
         self._partial = None
         if self._chunks is not None:
@@ -146,12 +150,14 @@ class _Reader(Generic[Head]):
         if self._state != _ENDED:
             raise RuntimeError("the message has not ended")
         self._state = state
+        self._behind = False
         kept = self._kept
         if kept:  # while receive is running nothing is kept, and it goes on by itself
             self._kept = []
             self.receive(kept[0] if len(kept) == 1 else b"".join(kept), self._at)
 
     def _keep(self, data: bytes, at: int) -> None:
+        self._behind = False
         if not self._kept:
             self._at = at
         self._kept.append(data)
@@ -180,6 +186,7 @@ class _Reader(Generic[Head]):
         elif body == UNTIL_CLOSE:
             self._state = _TO_END
         else:
+            self._behind = end < len(data)
             self._begin_bodiless(head)
             return end
         self._sink.on_head(head)
@@ -269,8 +276,9 @@ class RequestReader(_Reader[RequestHead]):
 class ResponseReader(_Reader[ResponseHead]):
     """Reads the responses of one connection. Before each, ``next_message`` says which method was asked.
 
-    Whatever arrives otherwise is unsolicited: it stays ``pending``, and the connection is not fit for use. A 101 is the
-    end of HTTP: ``on_head``, and then ``switch_protocol`` or ``stop``. Each BadMessage has status 502.
+    Whatever arrives otherwise is unsolicited: it stays ``pending``, and the connection is not fit for use (look before
+    it is given to another request; ``next_message`` refuses). A 101 is the end of HTTP: ``on_head``, and then
+    ``switch_protocol`` or ``stop``. Each BadMessage has status 502.
     """
 
     __slots__ = ("_interim", "_method")
@@ -288,7 +296,11 @@ class ResponseReader(_Reader[ResponseHead]):
         return _HEAD < self._state < _ENDED
 
     def next_message(self, request_method: bytes) -> None:
-        """A request went out: what comes next is its response. Raises as ``receive``."""
+        """A request goes out: what comes next is its response. Raises BadMessage if something came before."""
+        if self.pending:
+            # RFC 9112 §9.2: "MUST NOT be considered a valid response": it would be given to somebody else's request.
+            self.stop()
+            raise BadMessage(502, "http1.codec_error", "bytes behind the end of a response")
         if request_method != self._method:
             self._method = request_method
             self._heads = _response_table(self._limits, request_method == b"HEAD")
@@ -311,6 +323,7 @@ class ResponseReader(_Reader[ResponseHead]):
             self._state = _ENDED
             self._sink.on_head(head)
         else:
+            self._behind = False
             self._interim += 1
             if self._interim > self._limits.max_interim_responses:
                 raise BadMessage(502, "http1.codec_error", "too many interim responses")

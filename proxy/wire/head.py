@@ -118,16 +118,15 @@ def parse_request_head(block: bytes, limits: Limits = REQUEST_LIMITS) -> Request
         body = length
     if connection is None:
         upgrade = None
+    elif connection.lower() == b"keep-alive":
+        keep_alive, upgrade = True, None
     else:
         options = list_members(connection)
-        if options == [b"keep-alive"]:
-            keep_alive, upgrade = True, None
-        else:
-            refuse_nominations(options)
-            keep_alive = b"close" not in options and (keep_alive or b"keep-alive" in options)
-            if b"upgrade" not in options:
-                upgrade = None
-            fields = without(fields, options)
+        refuse_nominations(options)
+        keep_alive = b"close" not in options and (keep_alive or b"keep-alive" in options)
+        if b"upgrade" not in options:
+            upgrade = None
+        fields = without(fields, options)
     if expects_continue:
         expects_continue = body != NONE and body != 0
     return RequestHead(method, host, path, fields, body, version, keep_alive, expects_continue, upgrade, te_trailers)
@@ -165,15 +164,16 @@ def parse_response_head(block: bytes, request_method: bytes, limits: Limits = RE
     keep_alive = minor == b"1"
     if connection is None:
         upgrade = None
+    elif connection.lower() == b"keep-alive":
+        keep_alive, upgrade = True, None
     else:
         options = list_members(connection)
         keep_alive = b"close" not in options and (keep_alive or b"keep-alive" in options)
         if b"upgrade" not in options:
             upgrade = None
-        if options not in ([b"keep-alive"], [b"close"]):
-            # RFC 9110 §7.6.1: removed, as in a request. What an origin must not remove stays: unlike a client it
-            # gains nothing by trying, and some name Transfer-Encoding out of habit.
-            fields = without(fields, [option for option in options if not is_protected(option)])
+        # RFC 9110 §7.6.1: removed, as in a request. What an origin must not remove stays: unlike a client it gains
+        # nothing by trying, and some name Transfer-Encoding out of habit.
+        fields = without(fields, [option for option in options if not is_protected(option)])
 
     if coding is not None:
         _refuse_coding(coding, length, version)
@@ -351,7 +351,7 @@ def render_request(method: bytes, path: bytes, authority: bytes, fields: Sequenc
     elif framing == CHUNKED:
         lines.append(b"transfer-encoding: chunked")
     elif framing != NONE:
-        raise ValueError("a request has no body that lasts until the connection closes")
+        raise ValueError(f"framing {framing} in a request")
     block = b"\r\n".join(lines) + b"\r\n\r\n"
     check_rendered(block, names, len(lines) + 2)
     shape = _REQUEST.fullmatch(block)

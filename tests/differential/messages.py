@@ -30,12 +30,14 @@ FRAMING = [
     b"Content-Length: 0x3", b"Content-Length: 3, 3", b"Content-Length:", b"Content-Length: 1 0", b"Content-Length: 3 ",
     b"Content-Length: " + b"9" * 20, b"Transfer-Encoding: chunked", b"Transfer-Encoding: chunked",
     b"transfer-encoding: CHUNKED ", b"Transfer-Encoding: gzip, chunked", b"Transfer-Encoding: chunked, chunked",
-    b"Transfer-Encoding: identity", b"Transfer-Encoding:", b"Transfer-Encoding: xchunked", b"Transfer-Encoding : chunked",
+    b"Transfer-Encoding: identity", b"Transfer-Encoding:", b"Transfer-Encoding: xchunked",
+    b"Transfer-Encoding : chunked",
     b"Transfer_Encoding: chunked", b"Transfer-Encoding:\x0bchunked", b"Transfer-Encoding: chunked;a=b",
     b" Transfer-Encoding: chunked", b"X: y\rTransfer-Encoding: chunked", b"X: y\nContent-Length: 3",
 ]  # fmt: skip
 HOSTS = [b"Host: a.example"] * 8 + [
-    b"Host: [::1]:80", b"host:", b"Host: a,b", b"Host: u@a", b"Host: a b", b"Host: a/b", b"Host: a\r\nHost: a", b"x: no host",
+    b"Host: [::1]:80", b"host:", b"Host: a,b", b"Host: u@a", b"Host: a b", b"Host: a/b", b"Host: a\r\nHost: a",
+    b"x: no host",
 ]  # fmt: skip
 CHUNKED_BODIES = [
     b"3\r\nabc\r\n0\r\n\r\n", b"0\r\n\r\n", b"1\r\na\r\n2\r\nbc\r\n0\r\n\r\n", b"003\r\nabc\r\n000\r\n\r\n",
@@ -81,7 +83,17 @@ def _fields(draw: st.DrawFn) -> list[bytes]:
 
 
 @st.composite
+def _about_the_body(draw: st.DrawFn, start: bytes) -> bytes:
+    """A head that is right, so that everything turns on the body."""
+    chunked = draw(st.sampled_from([True, True, False]))
+    head = start + (b"Transfer-Encoding: chunked" if chunked else b"Content-Length: 3") + b"\r\n\r\n"
+    return head + draw(_body_and_tail(chunked).flatmap(mutated))
+
+
+@st.composite
 def requests(draw: st.DrawFn) -> bytes:
+    if draw(st.sampled_from([True, False, False])):
+        return draw(_about_the_body(b"POST / HTTP/1.1\r\nHost: a\r\n"))
     line = b" ".join(
         (
             draw(st.sampled_from(METHODS[:3] * 4 + METHODS)),
@@ -96,5 +108,7 @@ def requests(draw: st.DrawFn) -> bytes:
 
 @st.composite
 def responses(draw: st.DrawFn) -> bytes:
+    if draw(st.sampled_from([True, False, False])):
+        return draw(_about_the_body(b"HTTP/1.1 200 OK\r\n"))
     head = b"\r\n".join([draw(st.sampled_from(STATUS_LINES)), *draw(_fields())]) + b"\r\n\r\n"
     return draw(mutated(head + draw(_body_and_tail(b"chunked" in head.lower()))))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import h11
@@ -29,8 +29,10 @@ class Read:
     """Where the message ended."""
 
 
-def _fields(raw: object) -> Fields:
-    return [(bytes(name).lower(), bytes(value).strip(b" \t")) for name, value in raw]  # type: ignore[attr-defined]
+def _fields(raw: Iterable[tuple[bytes, bytes]]) -> Fields:
+    """Codings are in lower case too: h11 lowers them, llhttp does not."""
+    fields = [(bytes(name).lower(), bytes(value).strip(b" \t")) for name, value in raw]
+    return [(name, value.lower() if name == b"transfer-encoding" else value) for name, value in fields]
 
 
 def h11_read(data: bytes, request_method: bytes | None = None, eof: bool = False) -> Read:
@@ -70,12 +72,12 @@ def h11_read(data: bytes, request_method: bytes | None = None, eof: bool = False
 class _Listener:
     """httptools' callbacks."""
 
-    def __init__(self, final: Callable[[], bool]) -> None:
+    def __init__(self, is_request: bool) -> None:
+        self.parser = httptools.HttpRequestParser(self) if is_request else httptools.HttpResponseParser(self)
         self.read = Read()
         self.url = b""
         self.reading_head = True
         self.ended = False
-        self.final = final
 
     def on_url(self, url: bytes) -> None:
         self.url += url
@@ -85,7 +87,7 @@ class _Listener:
             (self.read.fields if self.reading_head else self.read.trailers).extend(_fields([(name, value)]))
 
     def on_headers_complete(self) -> None:
-        if self.final():
+        if isinstance(self.parser, httptools.HttpRequestParser) or self.parser.get_status_code() >= 200:
             self.reading_head = False
         else:
             self.read.fields.clear()
@@ -101,9 +103,8 @@ def llhttp_read(data: bytes, size: int, is_request: bool = True) -> Read:
     """The message that ``data[:size]`` is. Refused unless it ends there, with the last of these bytes."""
     read = Read()
     for end in (size - 1, size):
-        parser: httptools.HttpRequestParser | httptools.HttpResponseParser
-        listener = _Listener(lambda: is_request or parser.get_status_code() >= 200)
-        parser = (httptools.HttpRequestParser if is_request else httptools.HttpResponseParser)(listener)
+        listener = _Listener(is_request)
+        parser = listener.parser
         try:
             parser.feed_data(data[:end])
         except httptools.HttpParserUpgrade:

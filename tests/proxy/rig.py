@@ -217,7 +217,7 @@ class Rig:
     def wait_for_end(self, relays: int = 1, *, within_s: float = 10.0) -> list[Outcome | None]:
         """The outcomes, once so many relays are over; and the accounts are balanced."""
         self.loop.until(lambda: len(self.ended) >= relays, f"{relays} relays to end", within_s=within_s)
-        self.loop.until(lambda: not self.cluster.relays, "the cluster to let go")
+        self.loop.until(lambda: not self.cluster.connections, "the cluster to let go")
         self.loop.look(self.check_accounts)
         return list(self.ended)
 
@@ -225,7 +225,7 @@ class Rig:
         stats, listener = self.cluster.stats, self.listener.stats
         assert (stats.upstream_cx_active, listener.downstream_cx_active, self.limit.active) == (0, 0, 0)
         assert not self.listener.connections
-        assert not self.cluster.relays
+        assert not self.cluster.connections
         assert [endpoint.cx_active for endpoint in self.cluster.balancer] == [0] * len(self.cluster.balancer)
         assert listener.downstream_cx_total == listener.downstream_cx_destroy == len(self.ended)
         assert listener.downstream_cx_length_ms.count == len(self.ended)

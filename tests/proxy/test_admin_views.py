@@ -343,13 +343,15 @@ def test_reset_counters() -> None:
             cluster_stats, listener_stats = here.runtime.clusters["a"].stats, here.runtime.listeners["o"].stats
             cluster_stats.upstream_cx_total = cluster_stats.ssl_handshake = cluster_stats.upstream_cx_active = 5
             cluster_stats.upstream_cx_connect_ms.record(1)
-            listener_stats.downstream_cx_total = 5
+            cluster_stats.codes[503] = 5
+            listener_stats.downstream_cx_total = here.runtime.listeners["o"].http.downstream_rq_total = 5
             here.context.reload.success, here.context.reload.generation = 5, 5
             assert (await here.ask("/reset_counters", "POST")).text == "OK\n"
             assert (cluster_stats.upstream_cx_total, cluster_stats.ssl_handshake) == (0, 0)
             assert cluster_stats.upstream_cx_active == 5  # a gauge is no counter
             assert cluster_stats.upstream_cx_connect_ms.count == 1
-            assert listener_stats.downstream_cx_total == 0
+            assert (listener_stats.downstream_cx_total, here.runtime.listeners["o"].http.downstream_rq_total) == (0, 0)
+            assert "upstream_rq_503" not in dict(cluster_stats.counted())
             assert (here.context.reload.success, here.context.reload.generation) == (0, 5)
 
     run(scenario())

@@ -110,7 +110,7 @@ def test_verification_failures_are_counted(loop: LoopThread, server_tls: object,
 
 def test_a_timeout_is_counted(loop: LoopThread) -> None:
     with Peer(peers.silent) as peer, Rig(loop, [peer], tls=trusting(), connect_timeout_s=0.1) as rig:
-        assert fails(rig) is Outcome.UPSTREAM_CONNECT_FAILED
+        assert fails(rig) is Outcome.UPSTREAM_CONNECT_TIMEOUT
         assert rig.cluster.stats.upstream_cx_connect_timeout == 1
         assert peer.wait_for_ending(within_s=3) in ("eof", "reset")
 

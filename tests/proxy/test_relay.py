@@ -252,7 +252,8 @@ def test_early_data_that_fills_the_upstream_keeps_reading_paused(one_loop: LoopT
             downstream.transport = near
             downstream.data_received(b"x" * 2000)
             assert not near.reading, "one read is held, no more is read"
-            upstream = Upstream(downstream)
+            (endpoint,) = rig.cluster.balancer
+            upstream = Upstream(downstream, endpoint)
             far.protocol = upstream
             upstream.connection_made(far)  # type: ignore[arg-type]
             assert far.taken == b"x" * 2000

@@ -18,13 +18,14 @@ def facts(head: RequestHead | ResponseHead) -> Call:
 
 
 class Recorder:
-    """``calls``: ``("head", facts)``, ``("data", bytes)`` (neighbours joined), ``("end", trailers)``, ``("bad", ...)``."""
+    """``calls``: ``("head", facts)``, ``("data", bytes)`` (neighbours joined), ``("end", trailers)``."""
 
     def __init__(self) -> None:
         self.calls: list[Call] = []
         self.heads: list[Any] = []
         self.pieces: list[bytes] = []
         self.at_head: Callable[[], None] | None = None
+        self.at_data: Callable[[], None] | None = None
         self.at_end: Callable[[], None] | None = None
 
     def on_head(self, head: Any, /) -> None:
@@ -39,6 +40,8 @@ class Recorder:
         if self.calls[-1][0] == "data":
             data = self.calls.pop()[1] + data
         self.calls.append(("data", data))
+        if self.at_data is not None:
+            self.at_data()
 
     def on_end(self, trailers: list[Field] | None, /) -> None:
         self.calls.append(("end", trailers))

@@ -1,0 +1,157 @@
+"""A line for each exchange, as Envoy writes it by default, or the same as a JSON object.
+
+Lines are collected as bytes and handed to a thread a few times a second, so that a slow disk or a reader that has gone
+to sleep never holds up traffic. The queue is bounded: beyond ``MAX_QUEUED_BYTES`` lines are dropped and counted. A file
+that was moved away (logrotate) is opened anew.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import queue
+import sys
+import threading
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from proxy.outcome import Outcome
+from proxy.wire import Field
+
+if TYPE_CHECKING:
+    from proxy.http.exchange import Exchange
+    from proxy.listener import Listener
+
+FLUSH_INTERVAL_S = 0.25
+MAX_QUEUED_BYTES = 8 * 1024 * 1024
+STDOUT = "-"
+
+_ESCAPES = {code: f"\\x{code:02x}" for code in (*range(0x20), 0x22, 0x5C, *range(0x7F, 0xA0))}
+_ESCAPES |= {code: f"\\u{code:04x}" for code in (0x2028, 0x2029)}
+"""What could end a quoted value or a line, or steer a terminal. Envoy does not escape in text; a log that can be forged
+is no log.
+"""
+
+
+class AccessLog:
+    """``path`` is a file, or ``-`` for standard output. Raises ``OSError`` if it cannot be opened."""
+
+    def __init__(self, path: str, as_json: bool) -> None:
+        self.dropped = 0
+        self._path = None if path == STDOUT else Path(path)
+        self._as_json = as_json
+        self._lines: list[bytes] = []
+        self._queue: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
+        self._queued_bytes = 0  # ever; each of the two is changed by one thread only
+        self._written_bytes = 0
+        self._fd = self._open()
+        self._loop = asyncio.get_running_loop()
+        self._timer: asyncio.TimerHandle | None = None
+        self._thread = threading.Thread(target=self._write_for_ever, name="access log", daemon=True)
+        self._thread.start()
+
+    def exchange(self, listener: Listener, exchange: Exchange) -> None:
+        """Log an exchange that has ended."""
+        values = _values(listener, exchange)
+        line = json.dumps(values) if self._as_json else _text(values)
+        self._lines.append(line.encode("utf-8", "surrogateescape") + b"\n")
+        if self._timer is None:
+            self._timer = self._loop.call_later(FLUSH_INTERVAL_S, self.flush)
+
+    def flush(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if not self._lines:
+            return
+        block, count = b"".join(self._lines), len(self._lines)
+        self._lines.clear()
+        if self._queued_bytes - self._written_bytes + len(block) > MAX_QUEUED_BYTES:
+            self.dropped += count
+            return
+        self._queued_bytes += len(block)
+        self._queue.put(block)
+
+    def close(self) -> None:
+        """Write what is left; waits a moment for whoever reads, not for ever."""
+        self.flush()
+        self._queue.put(None)
+        self._thread.join(timeout=2.0)
+
+    # The thread
+
+    def _open(self) -> int:
+        if self._path is None:
+            return sys.stdout.fileno()
+        return os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o640)
+
+    def _write_for_ever(self) -> None:
+        while (block := self._queue.get()) is not None:
+            try:
+                self._reopen_if_moved()
+                view = memoryview(block)
+                while view:
+                    view = view[os.write(self._fd, view) :]
+            except OSError:
+                self.dropped += block.count(b"\n")
+            self._written_bytes += len(block)
+
+    def _reopen_if_moved(self) -> None:
+        if self._path is None:
+            return
+        try:
+            is_same = os.path.samestat(os.fstat(self._fd), self._path.stat())
+        except FileNotFoundError:
+            is_same = False
+        if not is_same:
+            fd = self._open()
+            os.close(self._fd)
+            self._fd = fd
+
+
+def _values(listener: Listener, exchange: Exchange) -> dict[str, object]:
+    """What Envoy's default format has, under the names of its JSON examples, in its order."""
+    head = exchange.head
+    now = exchange.downstream.now()
+    started = datetime.now(UTC).timestamp() - (now - exchange.began_s)
+    upstream_s = exchange.upstream_time_s
+    return {
+        "start_time": datetime.fromtimestamp(started, UTC).strftime("%Y-%m-%dT%H:%M:%S.%f")[:-3] + "Z",
+        "method": _string(head.method),
+        "path": _string(head.path),
+        "protocol": f"HTTP/{head.version[0]}.{head.version[1]}",
+        "response_code": exchange.status,
+        "response_flags": exchange.outcome.flag,
+        "bytes_received": exchange.received,
+        "bytes_sent": exchange.sent,
+        "duration": int((now - exchange.began_s) * 1000),
+        "upstream_service_time": int(upstream_s * 1000) if upstream_s is not None else None,
+        "x_forwarded_for": _find(head.fields, b"x-forwarded-for"),
+        "user_agent": _find(head.fields, b"user-agent"),
+        "request_id": _string(exchange.request_id) if exchange.request_id is not None else None,
+        "authority": _string(head.authority),
+        "upstream_host": exchange.endpoint.where if exchange.endpoint is not None else None,
+        "upstream_cluster": listener.plan.cluster,
+        "outcome": exchange.outcome.word if exchange.outcome is not Outcome.COMPLETED else None,
+    }
+
+
+def _text(values: dict[str, object]) -> str:
+    """Envoy's default line."""
+    safe = {name: "-" if value is None else str(value).translate(_ESCAPES) for name, value in values.items()}
+    return (
+        '[{start_time}] "{method} {path} {protocol}" {response_code} {response_flags} {bytes_received} {bytes_sent} '
+        '{duration} {upstream_service_time} "{x_forwarded_for}" "{user_agent}" "{request_id}" "{authority}" '
+        '"{upstream_host}"'
+    ).format_map(safe)
+
+
+def _find(fields: Sequence[Field], wanted: bytes) -> str | None:
+    return next((_string(value) for name, value in fields if name == wanted), None)
+
+
+def _string(value: bytes) -> str:
+    return value.decode("utf-8", "backslashreplace")

@@ -1,0 +1,311 @@
+"""A client's connection, speaking HTTP/1.1 (and 1.0): requests in, one exchange at a time, responses out in order.
+
+Pipelined requests wait in the reader, and the connection is not read from while they do. What the client may not do
+ends the connection with an answer that says so (400, 405, 408, 414, 431, 501, 505), and nothing of it reaches an
+endpoint.
+
+How it closes: after a last response the write side ends first, and what the client still sends is read and dropped for
+a moment (``LINGER_S``), since closing with unread bytes would reset the connection and might take the response with it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, cast
+
+from proxy.http.exchange import Exchange
+from proxy.http.replies import render_reply
+from proxy.outcome import Outcome
+from proxy.relay import ByteTransport
+from proxy.wire import BadMessage, Field, RequestHead
+from proxy.wire.h1 import RequestReader
+
+if TYPE_CHECKING:
+    from proxy.listener import Listener
+
+CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+HEAD_DEADLINE_S = 60.0
+"""From the first byte of a request's head to its last (408)."""
+IDLE_TIMEOUT_S = 3600.0
+"""Between requests. Envoy's default."""
+STREAM_IDLE_TIMEOUT_S = 300.0
+"""Without a byte either way within an exchange (Envoy's default; a tunnel has ``IDLE_TIMEOUT_S``), or once we close."""
+LINGER_S = 1.0
+"""Envoy's ``delayed_close_timeout``."""
+
+
+class HttpDownstream(asyncio.Protocol):
+    """See the module. ``outcome`` is what ended the connection, as far as it was us. ``congested``: the client does not
+    take what is written.
+    """
+
+    __slots__ = (
+        "_bytes_seen", "_closing", "_head_since", "_last_change", "_last_response", "_reader", "_reading_paused",
+        "_request_over", "_waits_for_client", "congested", "exchange", "listener", "now", "outcome", "received", "sent", "started_s",
+        "transport", "tunnel",
+    )  # fmt: skip
+
+    transport: ByteTransport
+
+    def __init__(self, listener: Listener) -> None:
+        self.listener = listener
+        self.now = listener.now
+        self.exchange: Exchange | None = None
+        self.outcome: Outcome | None = None
+        self.received = 0
+        self.sent = 0
+        self.tunnel = False
+        self.congested = False
+        self._reader = RequestReader(self)
+        self._closing = False
+        self._last_response = False
+        self._reading_paused = False
+        self._request_over = True
+        self._head_since = 0.0
+        self._waits_for_client = False
+        self._bytes_seen = 0
+        self._last_change = 0.0
+
+    # The connection
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = cast("ByteTransport", transport)
+        self.started_s = self._last_change = self.listener.opened(self)
+        self.listener.http.downstream_cx_http1_total += 1
+
+    def data_received(self, data: bytes) -> None:
+        self.received += len(data)
+        if self._closing:
+            return
+        try:
+            self._reader.receive(data)
+        except BadMessage as bad:
+            self._refuse(bad)
+            return
+        if self._reader.pending:
+            self.pause_reading()
+        elif self.exchange is None:
+            self._note_head()
+
+    def _note_head(self) -> None:
+        """Remember when the head that is incomplete began."""
+        if not self._reader.started:
+            self._head_since = 0.0
+        elif not self._head_since:
+            self._head_since = self.now()
+
+    def eof_received(self) -> bool:
+        """A client that has no more to send may still wait for its response."""
+        if self._closing:
+            return False
+        if self.tunnel:
+            assert self.exchange is not None
+            self.exchange.tunnel_client_ended()
+            return True
+        if self.exchange is None or not self._request_over:
+            if self.exchange is not None:
+                self.listener.http.downstream_rq_rx_reset += 1
+                self.exchange.cancel(Outcome.DOWNSTREAM_RESET)
+                self.exchange = None
+            return False
+        self._last_response = True
+        return True
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._closing = True
+        self._reader.stop()
+        exchange, self.exchange = self.exchange, None
+        if exchange is not None:
+            self.listener.http.downstream_rq_rx_reset += 1
+            exchange.cancel(Outcome.DOWNSTREAM_RESET)
+        if self.outcome is None:
+            self.outcome = Outcome.COMPLETED if exc is None else Outcome.DOWNSTREAM_RESET
+        self.listener.closed(self)
+
+    def pause_writing(self) -> None:
+        self.congested = True
+        if self.exchange is not None and self.exchange.upstream is not None:
+            self.exchange.upstream.transport.pause_reading()
+
+    def resume_writing(self) -> None:
+        self.congested = False
+        if self._waits_for_client:
+            self._next_request()
+        elif self.exchange is not None and self.exchange.upstream is not None:
+            self.exchange.upstream.transport.resume_reading()
+
+    def pause_reading(self) -> None:
+        self._reading_paused = True
+        self.transport.pause_reading()
+
+    def resume_reading(self) -> None:
+        if not self._reader.pending and not self._closing:
+            self._reading_paused = False
+            self.transport.resume_reading()
+
+    # Requests
+
+    def on_head(self, head: RequestHead) -> None:
+        self._request_over = False
+        self._head_since = 0.0
+        if head.expects_continue:
+            self.write(CONTINUE)
+        exchange = self.exchange = Exchange(self, head, self.now())
+        exchange.begin()
+
+    def on_data(self, data: bytes) -> None:
+        if self.exchange is not None:
+            self.exchange.request_data(data)
+
+    def on_end(self, trailers: list[Field] | None) -> None:
+        self._request_over = True
+        if self.tunnel:
+            return
+        if self.exchange is not None:
+            self.exchange.request_end(trailers)
+        elif not self._closing:
+            self._next_request()  # it was answered before it had ended
+
+    def _refuse(self, bad: BadMessage) -> None:
+        """The client broke the rules of HTTP."""
+        self.listener.http.downstream_cx_protocol_error += 1
+        exchange, self.exchange = self.exchange, None
+        self.outcome = Outcome.REQUEST_REFUSED
+        if exchange is None or exchange.status == 0:
+            if exchange is not None:
+                exchange.status = bad.status
+            else:
+                self.listener.refused(self, bad)
+            self.write(render_reply(bad.status, b"", request_id=None, close=True))
+        if exchange is not None:
+            exchange.cancel(Outcome.REQUEST_REFUSED)
+        self._say_goodbye(linger=True)
+
+    # Responses
+
+    def write(self, data: bytes) -> None:
+        self.sent += len(data)
+        self.transport.write(data)
+
+    def write_all(self, pieces: list[bytes]) -> None:
+        self.sent += sum(map(len, pieces))
+        self.transport.writelines(pieces)
+
+    def is_last(self, head: RequestHead) -> bool:
+        """Whether the connection ends with the response to this request."""
+        return self._last_response or not head.keep_alive or not self.listener.listening
+
+    def close_after(self) -> None:
+        """The response that is being made is the last one."""
+        self._last_response = True
+
+    def exchange_over(self) -> None:
+        """The response has gone out whole."""
+        exchange, self.exchange = self.exchange, None
+        assert exchange is not None
+        if self.is_last(exchange.head):
+            if not self._request_over:
+                self.listener.http.downstream_rq_response_before_rq_complete += 1
+            self._say_goodbye(linger=not self._request_over)
+        elif self._request_over:
+            self._last_change = self.now()
+            self._next_request()
+
+    def _next_request(self) -> None:
+        """Take up the next request, once the client takes its responses: they would pile up here."""
+        self._waits_for_client = self.congested
+        if self._closing or self.congested:
+            return
+        try:
+            self._reader.next_message()
+        except BadMessage as bad:
+            self._refuse(bad)
+            return
+        if self._reading_paused:
+            self.resume_reading()
+            if self.exchange is None:
+                self._note_head()  # it had waited
+
+    def cut(self) -> None:
+        """The response cannot be finished: the connection ends here, and the client sees that something is missing."""
+        self.exchange = None
+        self._closing = True
+        self.transport.close()
+
+    def close(self) -> None:
+        self.exchange = None
+        self._closing = True
+        self.transport.close()
+
+    def _say_goodbye(self, *, linger: bool) -> None:
+        """End our side and close; ``linger``: when the client does, or soon, and drop what still comes."""
+        if self._closing:
+            return
+        self._closing = True
+        self._reader.stop()
+        if self.transport.is_closing():
+            return
+        if not linger:
+            self.transport.close()
+            return
+        self.transport.write_eof()
+        self.transport.resume_reading()
+        asyncio.get_running_loop().call_later(LINGER_S, self.transport.close)
+
+    # Upgrades
+
+    def switch_protocol(self) -> None:
+        self.tunnel = True
+        self._reader.switch_protocol()
+        self.resume_reading()
+
+    def write_eof(self) -> None:
+        """The origin's side of a tunnel has ended."""
+        if not self.transport.is_closing():
+            self.transport.write_eof()
+
+    # The listener
+
+    def end(self, outcome: Outcome) -> None:
+        self.outcome = outcome
+        self._closing = True
+        exchange, self.exchange = self.exchange, None
+        if exchange is not None:
+            exchange.cancel(outcome)
+        self.transport.close()
+
+    def abort(self) -> None:
+        self.transport.abort()
+
+    def drain(self) -> None:
+        """No more requests: now if there is none, else after the one that is being answered."""
+        self._last_response = True
+        if self.exchange is None and not self._reader.started and not self._reader.pending and not self._closing:
+            self._closing = True
+            self.transport.close()
+
+    def check_times(self, now: float) -> None:
+        """Look at the time limits."""
+        seen = self.received + self.sent
+        if seen != self._bytes_seen:
+            self._bytes_seen, self._last_change = seen, now
+        idle_s = now - self._last_change
+        if self._closing:
+            if idle_s > STREAM_IDLE_TIMEOUT_S:
+                self.transport.abort()  # the client does not take what is left for it
+            return
+        stats = self.listener.http
+        if self._head_since and now - self._head_since > HEAD_DEADLINE_S:
+            stats.downstream_rq_header_timeout += 1
+            self.outcome = Outcome.HEAD_TIMEOUT
+            self.write(render_reply(408, b"request header timeout", request_id=None, close=True))
+            self._say_goodbye(linger=True)
+            return
+        exchange = self.exchange
+        if exchange is None:
+            if idle_s > IDLE_TIMEOUT_S:
+                stats.downstream_cx_idle_timeout += 1
+                self.end(Outcome.IDLE_TIMEOUT)
+        elif idle_s > (IDLE_TIMEOUT_S if self.tunnel else STREAM_IDLE_TIMEOUT_S):
+            stats.downstream_rq_idle_timeout += 1
+            exchange.idle_out()

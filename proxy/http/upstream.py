@@ -1,0 +1,214 @@
+"""A pooled connection to an endpoint, speaking HTTP/1.1. It carries one exchange at a time, or waits in the pool.
+
+It goes back to the pool only when the response ended where its framing said, the request was sent whole, both sides
+want to go on, and not one byte came beyond the response: whatever an origin sends unasked would otherwise be taken for
+the answer to somebody else's request. Nor does it while bytes of the request wait unsent, for the next would wait
+behind them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from typing import TYPE_CHECKING, cast
+
+from proxy.balance import Endpoint
+from proxy.dialled import ClusterConnection, Idleness
+from proxy.http.headers import asks_for_upgrade
+from proxy.outcome import Outcome
+from proxy.relay import ByteTransport
+from proxy.wire import UNTIL_CLOSE, BadMessage, Field, ResponseHead
+from proxy.wire.h1 import ResponseReader
+from tls.handshake import Refused
+
+if TYPE_CHECKING:
+    from proxy.http.exchange import Exchange
+    from proxy.http.pool import HttpPool
+    from tls.policy import Origination
+
+
+class HttpUpstream(ClusterConnection):
+    """``retired``: not to be used again after the exchange that it may be in. ``served`` counts its exchanges."""
+
+    __slots__ = (
+        "_abandoned", "_congested", "_finished", "_keep", "_pool", "_reader", "_received_before", "_trailers",
+        "_tunnel", "connected", "ended", "endpoint", "exchange", "failure", "idleness", "opened_s", "policy",
+        "received", "retired", "sent_bytes", "served", "transport",
+    )  # fmt: skip
+
+    transport: ByteTransport
+
+    def __init__(self, pool: HttpPool, endpoint: Endpoint, policy: Origination | None) -> None:
+        self._pool = pool
+        self.endpoint = endpoint
+        self.policy = policy
+        self._reader = ResponseReader(self)
+        self._abandoned = False
+        self._congested = False
+        self._finished = False
+        self._keep = False
+        self._received_before = 0
+        self._trailers: list[Field] | None = None
+        self._tunnel = False
+        self.connected = False
+        self.ended = False
+        self.retired = False
+        self.exchange: Exchange | None = None
+        self.failure: Exception | None = None
+        self.received = 0
+        self.sent_bytes = 0
+        self.served = 0
+        self.idleness = Idleness()
+
+    @property
+    def sent(self) -> int:
+        return self.sent_bytes
+
+    # Life
+
+    def abandon(self) -> None:
+        self._abandoned = True
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = cast("ByteTransport", transport)
+        if self._abandoned:
+            self.transport.abort()
+            return
+        self.connected = True
+        self._pool.opened(self)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if not self.connected:
+            return
+        self.failure = exc
+        exchange, self.exchange = self.exchange, None
+        is_tls = isinstance(exc, (ssl.SSLError, Refused))
+        self._pool.lost(self, Outcome.UPSTREAM_TLS_FAILED if is_tls else None)
+        if exchange is not None:
+            exchange.upstream_lost(Outcome.UPSTREAM_TLS_FAILED if is_tls else Outcome.UPSTREAM_CLOSED)
+
+    def close(self) -> None:
+        self.retired = True
+        self.transport.close()
+
+    def idle_out(self) -> None:
+        if self.exchange is None:
+            self.close()
+
+    # Requests
+
+    def begin(self, exchange: Exchange, head: bytes, method: bytes) -> None:
+        """Send a request's head and take what comes next for its response."""
+        self.exchange = exchange
+        self.served += 1
+        self._received_before = self.received
+        self._reader.next_message(method)
+        self.sent_bytes += len(head)
+        self.transport.write(head)
+
+    @property
+    def is_untouched(self) -> bool:
+        """Whether not one byte has come in answer to the request."""
+        return self.received == self._received_before
+
+    def send(self, data: bytes) -> None:
+        self.sent_bytes += len(data)
+        self.transport.write(data)
+
+    def send_all(self, pieces: tuple[bytes, ...]) -> None:
+        self.sent_bytes += sum(map(len, pieces))
+        self.transport.writelines(list(pieces))
+
+    def cancel(self) -> None:
+        """The exchange is over before its response: the connection cannot be used any more."""
+        self.exchange = None
+        self._reader.stop()
+        self.retired = True
+        self.transport.abort()
+
+    def pause_writing(self) -> None:
+        self._congested = True
+        if self.exchange is not None:
+            self.exchange.downstream.pause_reading()
+
+    def resume_writing(self) -> None:
+        self._congested = False
+        if self.exchange is not None:
+            self.exchange.downstream.resume_reading()
+
+    # Responses
+
+    def data_received(self, data: bytes) -> None:
+        self.received += len(data)
+        exchange = self.exchange
+        if exchange is None:
+            self.close()  # nobody asked for this
+            return
+        try:
+            self._reader.receive(data)
+        except BadMessage as bad:
+            self.exchange = None
+            self.close()
+            exchange.upstream_broke(bad)
+            return
+        if self._finished:
+            self._finish()
+        else:
+            exchange.flush()
+
+    def eof_received(self) -> bool:
+        self.ended = True
+        exchange = self.exchange
+        if exchange is None:
+            return False
+        try:
+            self._reader.eof()
+        except BadMessage:
+            return False  # connection_lost says so to the exchange
+        if self._tunnel:
+            return True
+        if self._finished:
+            self._keep = False
+            self._finish()
+        return False
+
+    def on_head(self, head: ResponseHead) -> None:
+        exchange = self.exchange
+        assert exchange is not None
+        if head.status >= 200:
+            self._keep = head.keep_alive and head.body != UNTIL_CLOSE
+            exchange.response_head(head)
+        elif head.status == 101:
+            if head.upgrade is None or not exchange.request_ended or not asks_for_upgrade(exchange.head):
+                raise BadMessage(502, "http1.codec_error", "101 to a request that asked for no upgrade")
+            self._tunnel = True
+            exchange.switched(head)
+            self._reader.switch_protocol()
+        # Other interim responses end here, as in Envoy: 100 was answered by us already.
+
+    def on_data(self, data: bytes) -> None:
+        assert self.exchange is not None
+        self.exchange.response_data(data)
+
+    def on_end(self, trailers: list[Field] | None) -> None:
+        if self._tunnel:
+            assert self.exchange is not None
+            self.exchange.tunnel_ended()
+            return
+        self._finished = True
+        self._trailers = trailers
+
+    def _finish(self) -> None:
+        """The response is whole. Called when all that came with it was looked at."""
+        exchange, trailers = self.exchange, self._trailers
+        assert exchange is not None
+        self._finished = False
+        self._trailers = None
+        self.exchange = None
+        if self._keep and exchange.request_ended and not self._congested and not self._reader.pending:
+            if exchange.downstream.congested:
+                self.transport.resume_reading()  # that client is slow to take the response: no matter of the next one
+            self._pool.release(self)
+        else:
+            self.close()
+        exchange.response_end(trailers)
