@@ -28,7 +28,7 @@ from config.plan import (
     ProxyIdentity,
 )
 from config.problems import Problem, Severity
-from config.resources.dataplane import BackendKind, Dataplane, Inbound, Networking, Outbound, State
+from config.resources.dataplane import BackendKind, BackendRef, Dataplane, Inbound, Networking, State
 from config.resources.mesh import Mesh
 from config.resources.meshexternalservice import MeshExternalService
 from config.resources.meta import DISPLAY_NAME_LABEL, MESH_LABEL, ZONE_LABEL, Meta
@@ -262,11 +262,12 @@ class Planner:
         return [*problems, *draft.problems], plan
 
     def _plan_outbounds(self, draft: _Draft, dataplane: Dataplane, access: Access) -> None:
+        known = _Services(dataplane.mesh, self._services.values())
         for index, outbound in enumerate(dataplane.networking.outbound):
             field = f"networking.outbound[{index}]"
             if outbound.backend_ref is None:
                 continue  # tags of the 2.x form: the loader has said so
-            cluster, why_not = self._backend(dataplane, outbound)
+            cluster, why_not = self._backend(known, outbound.backend_ref)
             if cluster is None:
                 draft.object(f"{field}.backendRef", f"{why_not}: skipped", Severity.WARNING)
                 continue
@@ -300,24 +301,15 @@ class Planner:
         unreadable = any(key[0] == Mesh.kind and key[2] == mesh for key in current)
         return Access.FORBID if unreadable else Access.ALLOW
 
-    def _backend(self, dataplane: Dataplane, outbound: Outbound) -> tuple[ClusterPlan | None, str]:
+    def _backend(self, known: _Services, reference: BackendRef) -> tuple[ClusterPlan | None, str]:
         """The service that a backendRef means: by name or by labels in the Dataplane's mesh; the oldest of several."""
-        reference = outbound.backend_ref
-        assert reference is not None
         if reference.kind is not BackendKind.MESH_EXTERNAL_SERVICE:
             return None, f"kind {reference.kind} is not served by this version"
-        matches = sorted(
-            (
-                good
-                for good in self._services.values()
-                if good.document.mesh == dataplane.mesh and _is_meant(good.document, reference.name, reference.labels)
-            ),
-            key=_age,
-        )
+        matches = known.named(reference.name) if reference.name else known.labelled(reference.labels)
         if matches:
-            return matches[0].compiled.plan, ""
-        wanted = reference.name or ", ".join(f"{k}={v}" for k, v in (reference.labels or {}).items())
-        return None, f'no usable MeshExternalService "{wanted}" in mesh "{dataplane.mesh}"'
+            return min(matches, key=_age).compiled.plan, ""
+        wanted = reference.name or ", ".join(f"{k}={v}" for k, v in reference.labels.items())
+        return None, f'no usable MeshExternalService "{wanted}" in mesh "{known.mesh}"'
 
     @property
     def services(self) -> Iterator[ClusterPlan]:
@@ -381,17 +373,33 @@ def _age(good: _GoodService) -> tuple[float, str]:
     return (meta.creation_time.timestamp() if meta.creation_time is not None else float("inf")), meta.name
 
 
-def _is_meant(document: Document, name: str | None, labels: Mapping[str, str] | None) -> bool:
-    meta = _meta(document)
-    if name:
-        return name in (meta.name, meta.display_name)
-    known = {
-        DISPLAY_NAME_LABEL: meta.display_name,
-        ZONE_LABEL: meta.zone,
-        MESH_LABEL: meta.mesh,
-        **meta.labels,
-    }
-    return bool(labels) and all(known.get(key) == value for key, value in (labels or {}).items())
+class _Services:
+    """The services of one mesh, by name: a Dataplane has many references, and a mesh many services."""
+
+    def __init__(self, mesh: str, services: Iterable[_GoodService]) -> None:
+        self.mesh = mesh
+        self._all = [service for service in services if service.document.mesh == mesh]
+        self._by_name: dict[str, list[_GoodService]] = {}
+        for service in self._all:
+            meta = _meta(service.document)
+            for name in {meta.name, meta.display_name}:
+                self._by_name.setdefault(name, []).append(service)
+
+    def named(self, name: str) -> list[_GoodService]:
+        return self._by_name.get(name, [])
+
+    def labelled(self, labels: Mapping[str, str]) -> list[_GoodService]:
+        """Those that have all of ``labels``, the ones that Kuma computes included; no labels, no service."""
+        return [
+            service
+            for service in self._all
+            if labels and all(_label(_meta(service.document), key) == value for key, value in labels.items())
+        ]
+
+
+def _label(meta: Meta, key: str) -> str | None:
+    computed = {DISPLAY_NAME_LABEL: meta.display_name, ZONE_LABEL: meta.zone, MESH_LABEL: meta.mesh}
+    return meta.labels.get(key, computed.get(key))
 
 
 def _row(

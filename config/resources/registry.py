@@ -10,6 +10,7 @@ from difflib import get_close_matches
 from typing import Any
 
 from config.document import Path
+from config.problems import Severity
 from config.resources import secret
 from config.resources.dataplane import Dataplane
 from config.resources.mesh import Mesh
@@ -130,12 +131,22 @@ def read(envelope: Envelope) -> tuple[Resource | None, list[Violation]]:
         resource, faults = check(kind, {**content, "meta": meta}, more_known)
         violations += [fault.under(at) for fault in faults]
     if resource is not None:
-        violations += [fault.under(at) for fault in resource.rules()]
+        wrong = [fault.path for fault in faults]
+        violations += [fault.under(at) for fault in resource.rules() if _is_about_given(fault, wrong)]
         if not any(violation.path == (*envelope.head, "name") for violation in violations):
             violations += [fault.under((*envelope.head, "name")) for fault in _named(resource.name_rules())]
     if any(violation.severity.value == "error" for violation in violations):
         return None, violations
     return resource, violations
+
+
+def _is_about_given(violation: Violation, wrong: list[Path]) -> bool:
+    """Whether a rule complains of what the document says, and not of what stands in for fields that are wrong. Warnings
+    wait until the shape is right.
+    """
+    if wrong and violation.severity is Severity.WARNING:
+        return False
+    return not any(violation.path[: len(path)] == path for path in wrong)
 
 
 def _named(violations: Iterator[Violation]) -> Iterator[Violation]:

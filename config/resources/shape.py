@@ -2,10 +2,10 @@
 
 Design: a resource is judged in two steps, as in Kuma. The *shape* step is pydantic's: types, what is
 required, what is known. The *rules* step is each resource's :meth:`Resource.rules`: typed Python over a value
-whose shape is right, and every violation is yielded, not the first. A shape fault stops a resource before its
-rules, as Kuma's OpenAPI schema does, with one exception: for a value outside an enum Kuma documents the text
-of its Go validator, so the value is reported with that text, its default stands in for it, and the rules
-still run.
+whose shape is right, and every violation is yielded, not the first. Where Kuma stops at a shape fault, we go on:
+something harmless stands in for what is wrong, the rules judge the rest, and what they say about a stand-in is
+dropped. So whoever validates learns of everything at once. For a value outside an enum Kuma documents the text of its
+Go validator, which is what is reported then.
 
 Kuma's plugin resources (:class:`Node`) tell ``null`` from an absent field; its protobuf resources
 (:class:`ProtoNode`) do not, know no required fields, and take integers as decimal text.
@@ -213,8 +213,8 @@ def check(model: type[M], tree: Mapping[str, Any], more_known: Iterable[str] = (
     """Build a model from an object of YAML. Paths of violations start at that object.
 
     :param more_known: names to suggest for an unknown field of the object itself, besides the model's own.
-    :returns: the model, or ``None`` where the shape is wrong. With violations a model is good for
-        :meth:`Resource.rules` only: defaults stand in for what is wrong.
+    :returns: the model, or ``None`` where too much is wrong. With violations a model is good for
+        :meth:`Resource.rules` only: something else stands in for what is wrong.
     """
     try:
         return model.model_validate(tree), []
@@ -222,13 +222,34 @@ def check(model: type[M], tree: Mapping[str, Any], more_known: Iterable[str] = (
         faults = error.errors(include_url=False, include_input=True)
     violations = [_violation(model, fault, more_known) for fault in faults]
     patched = deepcopy(dict(tree))
-    for fault in faults:
-        context = fault.get("ctx", {})
-        if "stand_in" not in context:
-            return None, violations
-        loc = fault["loc"]
-        _put(patched, loc[: len(loc) - context.get("above", 0)], context["stand_in"])
-    return model.model_validate(patched), violations
+    try:
+        for fault in faults:
+            _patch(model, patched, fault)
+        return model.model_validate(patched), violations
+    except (ValidationError, LookupError, TypeError):
+        return None, violations  # too much is wrong to judge the rest
+
+
+def _patch(model: type[Node], tree: dict[str, Any], fault: ErrorDetails) -> None:
+    """Put something harmless where ``fault`` is. Raises ``LookupError`` or ``TypeError`` where nothing would be."""
+    loc, context = fault["loc"], fault.get("ctx", {})
+    if "stand_in" in context:
+        _put(tree, loc[: len(loc) - context.get("above", 0)], context["stand_in"])
+    elif fault["type"] == "extra_forbidden":
+        owner: Any = tree
+        for step in loc[:-1]:
+            owner = owner[step]
+        del owner[loc[-1]]
+    else:
+        owner_model = _model_at(model, loc[:-1])
+        if owner_model is None:
+            raise LookupError(loc)
+        fields = owner_model.model_fields.items()
+        annotation = next(field.annotation for name, field in fields if (field.alias or name) == loc[-1])
+        _put(tree, loc, _STAND_INS[_bare(annotation)])
+
+
+_STAND_INS: dict[Any, object] = {int: 1, str: "stand-in.invalid", bool: False}
 
 
 def _put(tree: Any, path: Path, value: Any) -> None:

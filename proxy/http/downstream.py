@@ -41,8 +41,8 @@ class HttpDownstream(asyncio.Protocol):
 
     __slots__ = (
         "_bytes_seen", "_closing", "_head_since", "_last_change", "_last_response", "_reader", "_reading_paused",
-        "_request_over", "_waits_for_client", "congested", "exchange", "listener", "now", "outcome", "received", "sent", "started_s",
-        "transport", "tunnel",
+        "_request_over", "_waits_for_client", "congested", "exchange", "listener", "now", "outcome", "received",
+        "sent", "started_s", "transport", "tunnel",
     )  # fmt: skip
 
     transport: ByteTransport

@@ -589,9 +589,24 @@ def test_every_violation_is_reported_and_not_the_first_one(tmp_path: Path) -> No
     }
 
 
-def test_a_shape_fault_stops_before_the_rules_as_in_kuma(tmp_path: Path) -> None:
-    found = load(tmp_path, mes("endpoints: [{address: '*'}]", match="match: {}"))
-    assert [p.field for p in found] == ["spec.match.port"]
+def test_a_shape_fault_does_not_hide_what_the_rules_find(tmp_path: Path) -> None:
+    text = mes("endpoints: [{address: '*'}, {address: a.example, port: 0, weight: 1}]", match="match: {}")
+    found = load(tmp_path, text)
+    assert [p.field for p in found] == [
+        "spec.match.port",
+        "spec.endpoints[0].address",
+        "spec.endpoints[0].port",
+        "spec.endpoints[1].port",
+        "spec.endpoints[1].weight",
+    ]
+
+
+def test_what_stands_in_for_a_fault_is_never_complained_about(tmp_path: Path) -> None:
+    found = load(tmp_path, mes("endpoints: [{port: 80}, {port: 80}]"))
+    assert [(p.field, p.message) for p in found] == [
+        ("spec.endpoints[0].address", "in body is required"),
+        ("spec.endpoints[1].address", "in body is required"),
+    ]
 
 
 def test_an_extension_owns_endpoints_and_tls(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -187,14 +188,14 @@ def test_a_folder_that_cannot_be_read_keeps_what_it_held(
     world.given = spelling.format(world.folder.name)
     world.write("app.yaml", app())
     good = world.cluster()
-    listing = Path.iterdir
+    listing = os.scandir
 
-    def refuse(path: Path) -> Any:
-        if path.name == world.folder.name:
+    def refuse(path: str) -> Any:
+        if Path(path).name == world.folder.name:
             raise PermissionError(13, "Permission denied")
         return listing(path)
 
-    monkeypatch.setattr(Path, "iterdir", refuse)
+    monkeypatch.setattr(os, "scandir", refuse)
     assert world.cluster() is good
     assert world.planned().has_errors
 

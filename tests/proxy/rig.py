@@ -147,13 +147,13 @@ def named(name: str, port: int) -> EndpointPlan:
 
 
 def cluster_plan(endpoints: Iterable[EndpointPlan], name: str = "app", **more: Any) -> ClusterPlan:
-    return ClusterPlan(name, "default", name, Protocol.TCP, tuple(endpoints), **more)
+    protocol = more.pop("protocol", Protocol.TCP)
+    return ClusterPlan(name, "default", name, protocol, tuple(endpoints), **more)
 
 
 def listener_plan(port: int = 0, cluster: str = "app", name: str = "out", **more: Any) -> ListenerPlan:
-    return ListenerPlan(
-        name, Direction.OUTBOUND, ip_address("127.0.0.1"), port, Protocol.TCP, cluster, more.pop("access", Access.ALLOW)
-    )
+    protocol, access = more.pop("protocol", Protocol.TCP), more.pop("access", Access.ALLOW)
+    return ListenerPlan(name, Direction.OUTBOUND, ip_address("127.0.0.1"), port, protocol, cluster, access)
 
 
 def trusting(
@@ -174,6 +174,7 @@ class Rig:
         zone: Zone | None = None,
         max_connections: int = 1000,
         access: Access = Access.ALLOW,
+        protocol: Protocol = Protocol.TCP,
         **more: Any,
     ) -> None:
         self.loop = loop
@@ -183,9 +184,10 @@ class Rig:
 
         async def open_all() -> None:
             self.services = services(zone)
-            self.cluster = Cluster(cluster_plan(endpoints, **more), self.services)
+            self.cluster = Cluster(cluster_plan(endpoints, protocol=protocol, **more), self.services)
             self.cluster.start()
-            self.listener = Listener(listener_plan(access=access), self.cluster, self.limit, self.services.throttle)
+            plan = listener_plan(access=access, protocol=protocol)
+            self.listener = Listener(plan, self.cluster, self.limit, self.services.throttle)
             closed = self.listener.closed
 
             def note(connection: Downstream) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import json
 import re
 from datetime import timedelta
@@ -13,10 +14,10 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.registry import Collector
 
-from config.plan import DnsTarget, EndpointPlan
+from config.plan import DnsTarget, EndpointPlan, ListenerPlan, Protocol
 from proxy.admin import certs, prometheus, routes
 from proxy.admin.http import SLICE, Request
-from proxy.stats import ClusterStats, Histogram, ListenerStats
+from proxy.stats import ClusterStats, Histogram, HttpStats, ListenerStats
 from tests.kit.ca import Authority, Window
 from tests.proxy.admin_world import (
     Reply,
@@ -517,3 +518,53 @@ def test_json_of_many_is_one_document() -> None:
 
 def test_no_certificate_is_a_number_that_alerts_ignore() -> None:
     assert certs.NO_CERTIFICATE == 2**32 - 1
+
+
+def http_listener(name: str, to: str) -> ListenerPlan:
+    return dataclasses.replace(listener(name, to), protocol=Protocol.HTTP)
+
+
+def test_requests_by_status() -> None:
+    """Statuses are labels, and services may have seen different ones."""
+
+    async def scenario() -> None:
+        parts = [cluster("a", 1), cluster("b", 1), http_listener("outbound:a", "a"), listener("outbound:b", "b")]
+        async with world(*parts) as here:
+            here.runtime.clusters["a"].stats.codes.update({200: 3, 201: 1, 503: 2})
+            here.runtime.clusters["b"].stats.codes[404] = 7
+            here.runtime.listeners["outbound:a"].http.downstream_rq_2xx = 4
+            stats = (await here.ask("/stats")).stats
+            assert (stats["cluster.a.upstream_rq_2xx"], stats["cluster.a.upstream_rq_503"]) == ("4", "2")
+            assert "cluster.b.upstream_rq_2xx" not in stats
+            assert stats["http.outbound_a.downstream_rq_2xx"] == "4"
+            assert not any(name.startswith(("http.outbound_b", "tcp.outbound_a")) for name in stats)
+            text = (await here.ask("/stats/prometheus")).text
+            assert list(text_string_to_metric_families(text))
+            name, prefix = "envoy_cluster_name", "envoy_http_conn_manager_prefix"
+            assert {
+                f'envoy_cluster_upstream_rq{{envoy_response_code="503",{name}="a"}} 2',
+                f'envoy_cluster_upstream_rq{{envoy_response_code="404",{name}="b"}} 7',
+                f'envoy_cluster_upstream_rq_xx{{envoy_response_code_class="2",{name}="a"}} 4',
+                f'envoy_cluster_upstream_rq_total{{{name}="a"}} 0',
+                f'envoy_http_downstream_rq_xx{{envoy_response_code_class="2",{prefix}="outbound_a"}} 4',
+                f'envoy_http_downstream_rq_xx{{envoy_response_code_class="5",{prefix}="outbound_a"}} 0',
+            } <= set(text.splitlines())
+            only = (await here.ask("/stats/prometheus?filter=upstream_rq_404")).text
+            assert [line for line in only.splitlines() if line[0] != "#"] == [
+                'envoy_cluster_upstream_rq{envoy_response_code="404",envoy_cluster_name="b"} 7'
+            ]
+
+    run(scenario())
+
+
+def test_an_http_listener_has_envoys_names() -> None:
+    async def scenario() -> None:
+        async with world(cluster("a", 1), http_listener("o", "a")) as here:
+            names = names_under(await here.ask("/stats"), "http.o.")
+            declared = {*HttpStats.counters, *HttpStats.gauges, *HttpStats.histograms}
+            assert declared <= names
+            assert names - declared == {f"downstream_cx_{one}" for one in (
+                "active", "destroy", "rx_bytes_total", "total", "tx_bytes_total",
+            )}  # fmt: skip
+
+    run(scenario())

@@ -248,6 +248,7 @@ def test_early_data_that_fills_the_upstream_keeps_reading_paused(one_loop: LoopT
 
         def scenario() -> None:
             downstream = Downstream(rig.listener)
+            downstream.cluster = rig.cluster
             near, far = FakeTransport(), FakeTransport(room=1000)
             downstream.transport = near
             downstream.data_received(b"x" * 2000)
