@@ -23,8 +23,10 @@ import yaml
 from tests.kit import client, peers, yamlkit
 from tests.kit.ca import Authority
 from tests.kit.koguma import SOURCE_ROOT, Koguma, run_to_end
+from tests.kit.origins import Origin, always, ok
 from tests.kit.peers import Peer, greeting
 from tests.kit.ports import free_port
+from tests.kit.rawhttp import Wire
 
 EXAMPLES = SOURCE_ROOT / "examples"
 SERVICES = EXAMPLES / "meshexternalservice"
@@ -84,6 +86,22 @@ class World:
     koguma: Koguma
     peers: dict[str, list[Peer]] = field(default_factory=dict)
     ports: dict[str, int] = field(default_factory=dict)
+    http: set[str] = field(default_factory=set)
+    """The services that speak HTTP/1.1."""
+
+    def ask(self, service: str) -> bytes:
+        """What the service says when it is asked, be it by HTTP or in its own words."""
+        if service not in self.http:
+            return client.ask(self.ports[service])
+        with Wire(self.ports[service]) as wire:
+            return wire.get().body
+
+    def refuses(self, service: str, status: int) -> bool:
+        """With a status where it speaks HTTP, else without a word."""
+        if service not in self.http:
+            return client.gets_nowhere(self.ports[service])
+        with Wire(self.ports[service]) as wire:
+            return wire.get().status == status
 
 
 def documents(path: Path) -> list[dict[str, Any]]:
@@ -103,11 +121,16 @@ def build(directory: Path, stage: ExitStack, names: dict[str, str], *, dataplane
         service = document["metadata"]["name"]
         stand_in = STAND_INS[service]
         world.peers[service] = []
+        is_http = document["spec"]["match"]["protocol"] == "http"
+        if is_http:
+            world.http.add(service)
         endpoints = document["spec"]["endpoints"]
         for number, (endpoint, address) in enumerate(zip(endpoints, stand_in.at, strict=True)):
             at = str(directory / f"{service}.sock") if address == "unix" else address
-            behaviour = greeting(f"{service} {number}".encode())
-            peer = stage.enter_context(Peer(behaviour, at=at, tls=stand_in.context(names[service])))
+            words = f"{service} {number}".encode()
+            tls = stand_in.context(names[service])
+            made = Origin(always(ok(words)), at=at, tls=tls) if is_http else Peer(greeting(words), at=at, tls=tls)
+            peer = stage.enter_context(made)
             world.peers[service].append(peer)
             if address == "unix" or re.fullmatch(r"[0-9.]+", endpoint["address"]):
                 endpoint.update(peer.endpoint)
@@ -190,7 +213,7 @@ def test_inspect_of_the_universal_dataplane(tmp_path: Path) -> None:
 @pytest.mark.parametrize("service", STAND_INS)
 def test_runs(world: World, service: str) -> None:
     stand_ins = world.peers[service]
-    answers = {client.ask(world.ports[service]) for _ in stand_ins}
+    answers = {world.ask(service) for _ in stand_ins}
     assert answers == {f"{service} {number}".encode() for number in range(len(stand_ins))}
     for peer in stand_ins:
         seen = peer.seen[0]
@@ -206,7 +229,7 @@ def test_impostors_are_refused(tmp_path: Path) -> None:
         world = build(tmp_path, stage, dict.fromkeys(STAND_INS, "impostor.example.net"))
         stage.enter_context(world.koguma)
         for service in WITH_TLS:
-            assert client.gets_nowhere(world.ports[service])
+            assert world.refuses(service, 503)
             assert {verdict["cause"] for verdict in world.koguma.verdicts(service)} == {"san_mismatch"}
             assert all(peer.seen[0].received_bytes == 0 for peer in world.peers[service])
 
@@ -217,7 +240,7 @@ def test_mesh_forbids_access(tmp_path: Path) -> None:
         world.koguma.write_text(MESH.name, MESH.read_text())
         stage.enter_context(world.koguma)
         for service, stand_ins in world.peers.items():
-            assert client.gets_nowhere(world.ports[service])
+            assert world.refuses(service, 403)
             assert not any(peer.seen for peer in stand_ins)
 
 
@@ -227,7 +250,7 @@ def test_universal_dataplane_runs_and_mesh_trusts_do_no_harm(tmp_path: Path) -> 
         for path in TRUSTS.iterdir():
             world.koguma.write_text(path.name, path.read_text())
         stage.enter_context(world.koguma)
-        assert client.ask(world.ports["httpbin"]) == b"httpbin 0"
+        assert world.ask("httpbin") == b"httpbin 0"
 
 
 def test_readme_documents_are_valid(tmp_path: Path) -> None:
