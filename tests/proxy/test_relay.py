@@ -386,6 +386,6 @@ def test_a_relay_is_freed_without_the_collector(serve: Callable[..., tuple[Peer,
             assert client.was_reset(app)
             app.close()
         rig.wait_for_end()
-        poll.until(lambda: sides() == before, "both sides to be freed", within_s=3)
+        poll.until(lambda: sides() <= before, "both sides to be freed", within_s=3)
     finally:
         gc.enable()
