@@ -116,10 +116,6 @@ class Inbound(ProtoNode):
     service_probe: ServiceProbe | None = Field(None, description="How to find out whether the application answers.")
 
     @property
-    def is_healthy(self) -> bool:
-        return self.state is State.READY and (self.health is None or self.health.ready)
-
-    @property
     def section(self) -> str:
         return self.name or str(self.port)
 

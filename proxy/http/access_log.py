@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import os
 import queue
 import sys
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
     from proxy.http.exchange import Exchange
     from proxy.listener import Listener
 
+log = logging.getLogger("koguma.access_log")
+
 FLUSH_INTERVAL_S = 0.25
 MAX_QUEUED_BYTES = 8 * 1024 * 1024
 STDOUT = "-"
@@ -40,7 +43,9 @@ class AccessLog:
     """``path`` is a file, or ``-`` for standard output. Raises ``OSError`` if it cannot be opened."""
 
     def __init__(self, path: str, as_json: bool) -> None:
-        self.dropped = 0
+        self._refused = 0  # lines; of these two, too, each is changed by one thread only
+        self._unwritten = 0
+        self._dropped_told = 0
         self._path = None if path == STDOUT else Path(path)
         self._as_json = as_json
         self._lines: list[bytes] = []
@@ -52,6 +57,11 @@ class AccessLog:
         self._timer: asyncio.TimerHandle | None = None
         self._thread = threading.Thread(target=self._write_for_ever, name="access log", daemon=True)
         self._thread.start()
+
+    @property
+    def dropped(self) -> int:
+        """Lines that were lost: the queue was full, or writing failed."""
+        return self._refused + self._unwritten
 
     def exchange(self, listener: Listener, exchange: Exchange) -> None:
         """Log an exchange that has ended."""
@@ -65,12 +75,15 @@ class AccessLog:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+        if self.dropped > self._dropped_told:
+            self._dropped_told = self.dropped
+            log.warning("%d lines of the access log were lost so far", self._dropped_told)
         if not self._lines:
             return
         block, count = b"".join(self._lines), len(self._lines)
         self._lines.clear()
         if self._queued_bytes - self._written_bytes + len(block) > MAX_QUEUED_BYTES:
-            self.dropped += count
+            self._refused += count
             return
         self._queued_bytes += len(block)
         self._queue.put(block)
@@ -96,7 +109,7 @@ class AccessLog:
                 while view:
                     view = view[os.write(self._fd, view) :]
             except OSError:
-                self.dropped += block.count(b"\n")
+                self._unwritten += block.count(b"\n")
             self._written_bytes += len(block)
 
     def _reopen_if_moved(self) -> None:

@@ -310,7 +310,7 @@ def test_a_dataplane_of_both_shapes(tmp_path: Path) -> None:
     networking = dataplane.networking
     inbound = networking.inbound[0]
     assert (inbound.port, inbound.workload(networking), inbound.section) == (80, ("10.0.0.1", 8080), "80")
-    assert (inbound.plan_protocol, inbound.is_healthy) == (Protocol.HTTP, True)
+    assert inbound.plan_protocol == Protocol.HTTP
     outbound = networking.outbound[0]
     assert outbound.backend_ref is not None
     assert (outbound.address, outbound.backend_ref.kind) == ("127.0.0.1", BackendKind.MESH_EXTERNAL_SERVICE)
