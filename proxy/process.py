@@ -30,6 +30,7 @@ from proxy import logs
 from proxy.admin.context import AdminContext
 from proxy.admin.server import AdminServer
 from proxy.cluster import Services
+from proxy.collector import undisturbed
 from proxy.dial import Dialer
 from proxy.exits import EXIT_CANNOT_START, EXIT_INVALID, EXIT_OK
 from proxy.files import watch_files
@@ -37,7 +38,7 @@ from proxy.http.access_log import AccessLog
 from proxy.listener import ConnectionLimit
 from proxy.lookup import Resolver
 from proxy.options import RunOptions
-from proxy.reading import read_dataplane, read_leases, standard_input, wall_clock
+from proxy.reading import read_dataplane, read_leases, standard_input, wall_clock, wall_clock_s
 from proxy.resolver import ResolverPool
 from proxy.runtime import Applied, Runtime
 from proxy.sockets import StartError
@@ -48,6 +49,7 @@ from proxy.throttle import Throttle
 log = logging.getLogger("koguma.process")
 
 MAX_PROBLEMS_LOGGED = 200
+MAX_LISTENERS_LOGGED = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +76,7 @@ class Process:
     def __init__(self, options: RunOptions) -> None:
         self._options = options
         self._loop = asyncio.get_running_loop()
-        self._loader = Loader()
+        self._loader = Loader(wall_clock_s)
         self._planner: Planner
         self._reload_stats = ReloadStats()
         self._planned: Planned | None = None
@@ -99,14 +101,15 @@ class Process:
         except StartError as exc:
             print(f"koguma: {exc}", file=sys.stderr)
             return EXIT_CANNOT_START
-        snapshot = self._snapshot = self._read()
-        planned = self._plan(snapshot)
-        if planned.plan is None or (self._options.strict and planned.has_errors):
-            for problem in planned.problems:
-                print(problem.as_text(), file=sys.stderr)
-            return EXIT_INVALID
         try:
-            await self._start(planned)
+            with undisturbed():
+                snapshot = self._snapshot = self._read()
+                planned = self._plan(snapshot)
+                if planned.plan is None or (self._options.strict and planned.has_errors):
+                    for problem in planned.problems:
+                        print(problem.as_text(), file=sys.stderr)
+                    return EXIT_INVALID
+                await self._start(planned)
         except StartError as exc:
             print(f"koguma: {exc}", file=sys.stderr)
             await self._close()
@@ -212,8 +215,11 @@ class Process:
         assert self._runtime is not None
         assert self._admin is not None
         assert planned.plan is not None
-        for name, listener in self._runtime.listeners.items():
+        listeners = self._runtime.listeners
+        for name, listener in list(listeners.items())[:MAX_LISTENERS_LOGGED]:
             log.info("%s listens on %s for %s", name, listener.plan.bind, listener.plan.cluster)
+        if len(listeners) > MAX_LISTENERS_LOGGED:
+            log.info("and %d more: see /listeners", len(listeners) - MAX_LISTENERS_LOGGED)
         facts = {
             "event": "ready",
             "listeners": len(self._runtime.listeners),
@@ -241,7 +247,8 @@ class Process:
             await self._reload_wanted.wait()
             self._reload_wanted.clear()
             try:
-                await self._reload()
+                with undisturbed():
+                    await self._reload()
             except Exception:
                 # A fault of ours. What runs goes on running, and the next change is tried again.
                 self._reload_stats.failed += 1
@@ -382,7 +389,10 @@ class Process:
     # Stop
 
     def _hang_up(self) -> None:
-        """SIGHUP: plan anew even where no file changed; certificates may have expired, the system's CA file moved."""
+        """SIGHUP: read and plan anew even where no file changed; certificates may have expired, the system's CA file
+        moved, a file system may not tell the time of a change.
+        """
+        self._loader.distrust()
         self._snapshot = None
         self._reload_wanted.set()
 

@@ -17,6 +17,11 @@ def wall_clock() -> datetime:
     return datetime.now(UTC)
 
 
+def wall_clock_s() -> float:
+    """Seconds since the epoch, as the time stamps of files are."""
+    return wall_clock().timestamp()
+
+
 def read_dataplane(sources: Sources, stdin: str = "") -> Loaded:
     """The Dataplane from wherever the options say: a file, standard input, or the environment."""
     if sources.dataplane_file is not None:
@@ -36,6 +41,7 @@ def read_leases(vips: VirtualIps) -> tuple[Lease, ...]:
 
 def read_all(sources: Sources, partial: bool, vips: VirtualIps | None = None) -> tuple[Planned, Planner]:
     """For the commands that read once and do not stay. Raises :class:`~config.vipstate.StateError`."""
+    vips = vips or VirtualIps()
     settings = Settings(os.environ, partial=partial, vips=vips.listen, pools=vips.pools, leases=read_leases(vips))
     planner = Planner(settings)
     dataplane = read_dataplane(sources, standard_input(sources))
