@@ -30,6 +30,9 @@ from config.plan import (
     Plan,
     ProxyIdentity,
 )
+from config.policies.apply import on_terms, request_headers_timeout_s
+from config.policies.policy import Policy
+from config.policies.selection import NO_TERMS, PolicyBook, Selection, Terms
 from config.problems import Problem, Severity
 from config.resources.dataplane import (
     BackendKind,
@@ -77,6 +80,8 @@ class ResourceState:
     """For a MeshExternalService: the plan in force."""
     status: ServiceStatus | None = None
     """For a MeshExternalService that runs: its virtual IP and its hostnames."""
+    terms: Terms = NO_TERMS
+    """For a MeshExternalService: what policies made of that plan."""
 
     def conditions(self) -> list[dict[str, str]]:
         """As Kuma writes conditions."""
@@ -122,18 +127,27 @@ class _GoodService:
     """What it referred to, and what that held: the service is compiled anew when one changes."""
     compiled: Compiled
     warnings: tuple[Problem, ...]
-    row: ResourceState
-    """While all is well."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Bound:
     """The listeners of a service's virtual IPs, and what they were made of."""
 
-    cluster: ClusterPlan
+    service: _InForce
     vips: tuple[Address, ...]
     access: Access
     listeners: tuple[ListenerPlan, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _InForce:
+    """A service on the terms of the policies: the plan that was compiled, the terms, and the plan that came of both."""
+
+    compiled: ClusterPlan
+    terms: Terms
+    plan: ClusterPlan
+    row: ResourceState
+    """While all is well."""
 
 
 @dataclass(slots=True)
@@ -164,6 +178,9 @@ class Planner:
         self._bound: dict[Key, _Bound] = {}
         self._shown: dict[Key, tuple[ResourceState, ResourceState]] = {}
         """Rows without a status, and the same with it."""
+        self._policies = PolicyBook()
+        self._selection: Selection | None = None
+        self._in_force: dict[Key, _InForce] = {}
 
     def plan(self, resources: Loaded, dataplane: Loaded | None, now: datetime) -> Planned:
         problems = [*resources.problems, *(p for d in resources.documents for p in d.problems)]
@@ -175,6 +192,9 @@ class Planner:
         for key, document in current.items():
             if document.resource is not None and key[0] != MeshExternalService.kind:
                 self._good[key] = document
+        if dataplane is not None:
+            problems.extend(self._read_dataplane(dataplane))
+        self._select_policies()
         secrets = self._secrets()
         used: set[tuple[str, str]] = set()
 
@@ -193,12 +213,12 @@ class Planner:
                 states[key] = self._state(key, document)
         for key in self._services.keys() - current.keys():  # in files that cannot be read any more
             good = self._services[key]
-            states[key] = _row(key, good.document, Health.STALE, (), good.compiled.plan)
+            states[key] = _row(key, good.document, Health.STALE, (), self._on_terms(key))
         named = self._name_services(current, resources, now)
         self._show(states, named, problems)
         plan = None
         if dataplane is not None:
-            found, plan = self._dataplane_plan(dataplane, resources, current, named)
+            found, plan = self._dataplane_plan(resources, current, named)
             problems.extend(found)
         return Planned(plan, tuple(problems), tuple(states.values()))
 
@@ -246,11 +266,12 @@ class Planner:
         for key, service in tuple(self._services.items()):
             if is_gone(key, service.document):
                 del self._services[key]
+                self._in_force.pop(key, None)
 
     def _state(self, key: Key, document: Document) -> ResourceState:
         fallback = Health.STALE if key in self._good else Health.BROKEN
         health = fallback if document.resource is None else Health.GOOD
-        return _row(key, document, health, document.problems, None)
+        return _row(key, document, health, document.problems)
 
     def _secrets(self) -> dict[tuple[str, str], bytes]:
         """By (mesh, name). A global secret belongs to no mesh, so no service can name it."""
@@ -288,28 +309,56 @@ class Planner:
                 return [problem], self._broken(key, document, (*document.problems, fault))
             contents = tuple((name, secrets.get((mesh, name))) for mesh, name in sorted(used))
             warnings = tuple(document.problem(field, text, Severity.WARNING) for field, text in compiled.warnings)
-            row = _row(key, document, Health.GOOD, (*document.problems, *warnings), compiled.plan)
-            good = self._services[key] = _GoodService(document, contents, compiled, warnings, row)
-        return good.warnings, good.row
+            good = self._services[key] = _GoodService(document, contents, compiled, warnings)
+        return good.warnings, self._on_terms(key).row
 
     def _broken(self, key: Key, document: Document, problems: tuple[Problem, ...]) -> ResourceState:
-        good = self._services.get(key)
-        if good is None:
-            return _row(key, document, Health.BROKEN, problems, None)
-        return _row(key, document, Health.STALE, problems, good.compiled.plan)
+        if key not in self._services:
+            return _row(key, document, Health.BROKEN, problems)
+        return _row(key, document, Health.STALE, problems, self._on_terms(key))
+
+    # Policies
+
+    def _select_policies(self) -> None:
+        """Find the policies for the Dataplane. Without one there is nothing to select by, and none applies."""
+        self._selection = None
+        if self._dataplane is not None:
+            dataplane = self._dataplane.resource
+            assert isinstance(dataplane, Dataplane)
+            policies = (document for document in self._good.values() if isinstance(document.resource, Policy))
+            self._selection = self._policies.selection(policies, dataplane)
+
+    def _on_terms(self, key: Key) -> _InForce:
+        """A service as it is to run. The same object as before, unless the service or its terms changed."""
+        good = self._services[key]
+        terms = NO_TERMS
+        if self._selection is not None and good.document.mesh == self._selection.mesh:
+            terms = self._selection.terms(_meta(good.document))
+        compiled = good.compiled.plan
+        before = self._in_force.get(key)
+        if before is None or before.compiled is not compiled or before.terms is not terms:
+            plan = on_terms(compiled, terms)
+            problems = (*good.document.problems, *good.warnings)
+            row = replace(_row(key, good.document, Health.GOOD, problems), cluster=plan, terms=terms)
+            before = self._in_force[key] = _InForce(compiled, terms, plan, row)
+        return before
 
     # The Dataplane
 
-    def _dataplane_plan(
-        self, loaded: Loaded, resources: Loaded, current: Mapping[Key, Document], named: Named
-    ) -> tuple[list[Problem], Plan | None]:
+    def _read_dataplane(self, loaded: Loaded) -> list[Problem]:
+        """Take the Dataplane if it is good; else the one before stays."""
         problems = [*loaded.problems, *(p for d in loaded.documents for p in d.problems)]
         fresh = [document for document in loaded.documents if isinstance(document.resource, Dataplane)]
         if fresh and not any(problem.is_error for problem in problems):
             self._dataplane = fresh[0]
+        return problems
+
+    def _dataplane_plan(
+        self, resources: Loaded, current: Mapping[Key, Document], named: Named
+    ) -> tuple[list[Problem], Plan | None]:
         document = self._dataplane
         if document is None:
-            return problems, None
+            return [], None
         dataplane = document.resource
         assert isinstance(dataplane, Dataplane)
         draft = _Draft(document)
@@ -331,7 +380,7 @@ class Planner:
             admin=AdminPlan(settings.admin_address, port if port is not None else AdminPlan().port),
             names=draft.names,
         )
-        return [*problems, *draft.problems], plan
+        return draft.problems, plan
 
     def _plan_outbounds(self, draft: _Draft, dataplane: Dataplane, access: Access) -> None:
         known = _Services(dataplane.mesh, self._services.values())
@@ -339,10 +388,11 @@ class Planner:
             field = f"networking.outbound[{index}]"
             if outbound.backend_ref is None:
                 continue  # tags of the 2.x form: the loader has said so
-            cluster, why_not = self._backend(known, outbound.backend_ref)
-            if cluster is None:
+            service, why_not = self._backend(known, outbound.backend_ref)
+            if service is None:
                 draft.object(f"{field}.backendRef", f"{why_not}: skipped", Severity.WARNING)
                 continue
+            cluster = service.plan
             listener = ListenerPlan(
                 name=f"outbound_{outbound.address}_{outbound.port}",
                 direction=Direction.OUTBOUND,
@@ -352,6 +402,9 @@ class Planner:
                 cluster=cluster.name,
                 access=access,
             )
+            head_timeout_s = request_headers_timeout_s(service.terms)
+            if head_timeout_s is not None:
+                listener = replace(listener, request_headers_timeout_s=head_timeout_s)
             if listener.name in draft.listeners:
                 draft.object(field, f"{listener.bind} is already used by another outbound")
             elif draft.clusters.get(cluster.name, cluster) is not cluster:
@@ -374,12 +427,13 @@ class Planner:
             good = self._services[key]
             if key[1] != dataplane.mesh or not (reachable is None or _is_reachable(good, reachable.refs)):
                 continue
-            cluster = good.compiled.plan
+            service = self._in_force[key]
+            cluster = service.plan
             if draft.clusters.get(cluster.name, cluster) is not cluster:
                 message = f"two services have the identifier {cluster.name}: give one another display name"
                 draft.problems.append(good.document.problem("name", message))
                 continue
-            bound = self._bound[key] = _bind(good, status.vips, access, before.get(key))
+            bound = self._bound[key] = _bind(service, _match_port(good), status.vips, access, before.get(key))
             for listener in bound.listeners:
                 taken = draft.listeners.get(listener.name)
                 if taken is None:
@@ -403,20 +457,20 @@ class Planner:
         unreadable = any(key[0] == Mesh.kind and key[2] == mesh for key in current)
         return Access.FORBID if unreadable else Access.ALLOW
 
-    def _backend(self, known: _Services, reference: BackendRef) -> tuple[ClusterPlan | None, str]:
+    def _backend(self, known: _Services, reference: BackendRef) -> tuple[_InForce | None, str]:
         """The service that a backendRef means: by name or by labels in the Dataplane's mesh; the oldest of several."""
         if reference.kind is not BackendKind.MESH_EXTERNAL_SERVICE:
             return None, f"kind {reference.kind} is not served by this version"
         matches = known.named(reference.name) if reference.name else known.labelled(reference.labels)
         if matches:
-            return min(matches, key=_age).compiled.plan, ""
+            return self._on_terms(min(matches, key=_age).document.key), ""
         wanted = reference.name or ", ".join(f"{k}={v}" for k, v in reference.labels.items())
         return None, f'no usable MeshExternalService "{wanted}" in mesh "{known.mesh}"'
 
     @property
     def services(self) -> Iterator[ClusterPlan]:
         """Every service that compiles or once did, whether an outbound leads to it or not."""
-        return (good.compiled.plan for good in self._services.values())
+        return (self._on_terms(key).plan for key in self._services)
 
 
 class _Draft:
@@ -501,19 +555,20 @@ def _is_reachable(good: _GoodService, references: Iterable[ReachableBackend]) ->
     return False
 
 
-def _bind(good: _GoodService, vips: tuple[Address, ...], access: Access, before: _Bound | None) -> _Bound:
+def _bind(service: _InForce, port: int, vips: tuple[Address, ...], access: Access, before: _Bound | None) -> _Bound:
     """A listener for each virtual IP; the very ones of the last plan where nothing has changed."""
-    cluster = good.compiled.plan
-    if before is not None and before.cluster is cluster and before.vips == vips and before.access is access:
+    if before is not None and before.service is service and before.vips == vips and before.access is access:
         return before
-    port = _match_port(good)
-    listeners = [
-        ListenerPlan(
-            f"outbound_{address}_{port}", Direction.OUTBOUND, address, port, cluster.protocol, cluster.name, access
-        )
-        for address in vips
-    ]
-    return _Bound(cluster, vips, access, tuple(listeners))
+    cluster = service.plan
+    head_timeout_s = request_headers_timeout_s(service.terms)
+    listeners = []
+    for address in vips:
+        name = f"outbound_{address}_{port}"
+        listener = ListenerPlan(name, Direction.OUTBOUND, address, port, cluster.protocol, cluster.name, access)
+        if head_timeout_s is not None:
+            listener = replace(listener, request_headers_timeout_s=head_timeout_s)
+        listeners.append(listener)
+    return _Bound(service, vips, access, tuple(listeners))
 
 
 class _Services:
@@ -533,16 +588,18 @@ class _Services:
 
     def labelled(self, labels: Mapping[str, str]) -> list[_GoodService]:
         """Those that have all of ``labels``, the ones that Kuma computes included; no labels, no service."""
-        return [
-            service for service in self._all if labels and labels.items() <= _meta(service.document).all_labels.items()
-        ]
+        return [service for service in self._all if labels and _meta(service.document).has_labels(labels)]
 
 
 def _row(
-    key: Key, document: Document, health: Health, problems: tuple[Problem, ...], cluster: ClusterPlan | None
+    key: Key, document: Document, health: Health, problems: tuple[Problem, ...], service: _InForce | None = None
 ) -> ResourceState:
     kri = document.resource.kri() if document.resource is not None else ""
-    return ResourceState(key[0], key[1], key[2], kri, document.file, document.line, health, problems, cluster)
+    cluster, terms = (service.plan, service.terms) if service is not None else (None, NO_TERMS)
+    kind, mesh, name, _ = key
+    return ResourceState(
+        kind, mesh, name, kri, document.file, document.line, health, problems, cluster=cluster, terms=terms
+    )
 
 
 def _inbound(dataplane: Dataplane, inbound: Inbound, networking: Networking) -> tuple[ListenerPlan, ClusterPlan]:

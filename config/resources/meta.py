@@ -97,6 +97,13 @@ class Meta:
             computed[NAMESPACE_LABEL] = self.namespace
         return computed | dict(self.labels)
 
+    def label(self, key: str) -> str | None:
+        """A label, or what Kuma computes for it where the document does not have it."""
+        return self.labels.get(key) or self.all_labels.get(key)
+
+    def has_labels(self, labels: Mapping[str, str]) -> bool:
+        return all(self.label(key) == value for key, value in labels.items())
+
 
 def kri(short: str, mesh: str, zone: str, namespace: str, name: str, section: str = "") -> str:
     """Kuma's resource identifier; empty parts stay empty, so one without a section ends in ``_``."""
