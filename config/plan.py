@@ -176,6 +176,13 @@ class ListenerPlan:
     request_headers_timeout_s: float = 60.0
     """From the first byte of a request to the end of its head; 0 is no limit."""
 
+    bind_to_port: bool = True
+    """Off: connections come only from a listener with ``original_dst``."""
+    original_dst: bool = False
+    """The kernel redirects connections here: each belongs to the listener of the address that it meant, else it is
+    passed through ``cluster`` to that address, or closed where there is no such cluster.
+    """
+
     @property
     def bind(self) -> str:
         return f"[{self.address}]:{self.port}" if self.address.version == 6 else f"{self.address}:{self.port}"

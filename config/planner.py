@@ -28,6 +28,7 @@ from config.plan import (
     ListenerPlan,
     NamePlan,
     Plan,
+    Protocol,
     ProxyIdentity,
 )
 from config.policies.apply import on_terms, request_headers_timeout_s
@@ -39,9 +40,11 @@ from config.resources.dataplane import (
     BackendRef,
     Dataplane,
     Inbound,
+    IpFamilyMode,
     Networking,
     ReachableBackend,
     State,
+    TransparentProxying,
 )
 from config.resources.hostnamegenerator import HostnameGenerator
 from config.resources.mesh import Mesh
@@ -50,6 +53,7 @@ from config.resources.meta import Meta
 from config.resources.names import is_ip
 from config.resources.registry import KINDS
 from config.resources.secret import GlobalSecret, Secret
+from config.resources.shape import is_port
 from config.services import Compiled, ServiceCompiler, Unusable
 from config.vips import DEFAULT_CIDR, Address, Lease, Ledger, Network, parse_pools
 
@@ -136,6 +140,7 @@ class _Bound:
     service: _InForce
     vips: tuple[Address, ...]
     access: Access
+    bind_to_port: bool
     listeners: tuple[ListenerPlan, ...]
 
 
@@ -364,7 +369,7 @@ class Planner:
         draft = _Draft(document)
         access = self._access(dataplane.mesh, current)
         self._plan_outbounds(draft, dataplane, access)
-        self._plan_vips(draft, dataplane, access, named)
+        self._plan_vips(draft, dataplane, access, named, current)
         unmet = sorted({d.kind for d in resources.documents if d.kind in IDENTITY_KINDS})
         _plan_inbounds(draft, dataplane, unmet)
         settings = self._settings
@@ -413,14 +418,18 @@ class Planner:
             else:
                 draft.add(listener, cluster)
 
-    def _plan_vips(self, draft: _Draft, dataplane: Dataplane, access: Access, named: Named) -> None:
+    def _plan_vips(
+        self, draft: _Draft, dataplane: Dataplane, access: Access, named: Named, current: Mapping[Key, Document]
+    ) -> None:
         """A listener on each virtual IP of the Dataplane's mesh, and the names that lead there."""
         transparent = dataplane.networking.transparent_proxying
-        wanted = self._settings.vips
-        if wanted is None:
-            wanted = transparent is not None and transparent.redirect_port_outbound != 0
-        if not wanted:
+        redirects = transparent is not None and transparent.redirect_port_outbound != 0
+        if not (redirects if self._settings.vips is None else self._settings.vips):
             return
+        if redirects:
+            assert transparent is not None
+            _plan_redirect(draft, transparent, passes_through=self._passes_through(dataplane.mesh, current))
+        bind_to_port = not redirects or self._settings.vips is True
         reachable = transparent.reachable_backends if transparent is not None else None
         before, self._bound = self._bound, {}
         for key, status in named.statuses.items():
@@ -433,7 +442,9 @@ class Planner:
                 message = f"two services have the identifier {cluster.name}: give one another display name"
                 draft.problems.append(good.document.problem("name", message))
                 continue
-            bound = self._bound[key] = _bind(service, _match_port(good), status.vips, access, before.get(key))
+            bound = self._bound[key] = _bind(
+                service, _match_port(good), status.vips, access, before.get(key), bind_to_port=bind_to_port
+            )
             for listener in bound.listeners:
                 taken = draft.listeners.get(listener.name)
                 if taken is None:
@@ -443,6 +454,14 @@ class Planner:
                     draft.problems.append(good.document.problem("", message, Severity.WARNING))
             for hostname in status.hostnames:
                 draft.names[hostname] = NamePlan(hostname, status.vips)
+
+    def _passes_through(self, mesh: str, current: Mapping[Key, Document]) -> bool:
+        """Whether connections to destinations that are no service may leave: ``networking.outbound.passthrough``."""
+        for document in self._good.values():
+            if isinstance(document.resource, Mesh) and document.name == mesh:
+                outbound = (document.resource.networking or {}).get("outbound")
+                return not isinstance(outbound, dict) or outbound.get("passthrough", True) is not False
+        return not self._is_unreadable(mesh, current)
 
     def _access(self, mesh: str, current: Mapping[Key, Document]) -> Access:
         """What the Mesh allows. No Mesh in the set: Kuma's default, which is to allow."""
@@ -454,8 +473,11 @@ class Planner:
             assert isinstance(good.resource, Mesh)
             forbidden = good.resource.routing.default_forbid_mes_access
             return Access.FORBID if forbidden else Access.ALLOW
-        unreadable = any(key[0] == Mesh.kind and key[2] == mesh for key in current)
-        return Access.FORBID if unreadable else Access.ALLOW
+        return Access.FORBID if self._is_unreadable(mesh, current) else Access.ALLOW
+
+    def _is_unreadable(self, mesh: str, current: Mapping[Key, Document]) -> bool:
+        """Whether there is a Mesh of which not even an earlier version could be read."""
+        return any(key[0] == Mesh.kind and key[2] == mesh for key in current)
 
     def _backend(self, known: _Services, reference: BackendRef) -> tuple[_InForce | None, str]:
         """The service that a backendRef means: by name or by labels in the Dataplane's mesh; the oldest of several."""
@@ -478,6 +500,7 @@ class _Draft:
 
     def __init__(self, document: Document) -> None:
         self._document = document
+        self.mesh = document.mesh
         self.listeners: dict[str, ListenerPlan] = {}
         self.clusters: dict[str, ClusterPlan] = {}
         self.names: dict[str, NamePlan] = {}
@@ -555,20 +578,62 @@ def _is_reachable(good: _GoodService, references: Iterable[ReachableBackend]) ->
     return False
 
 
-def _bind(service: _InForce, port: int, vips: tuple[Address, ...], access: Access, before: _Bound | None) -> _Bound:
+def _bind(
+    service: _InForce,
+    port: int,
+    vips: tuple[Address, ...],
+    access: Access,
+    before: _Bound | None,
+    *,
+    bind_to_port: bool,
+) -> _Bound:
     """A listener for each virtual IP; the very ones of the last plan where nothing has changed."""
-    if before is not None and before.service is service and before.vips == vips and before.access is access:
+    if (
+        before is not None
+        and before.service is service
+        and before.vips == vips
+        and before.access is access
+        and before.bind_to_port is bind_to_port
+    ):
         return before
     cluster = service.plan
     head_timeout_s = request_headers_timeout_s(service.terms)
     listeners = []
     for address in vips:
-        name = f"outbound_{address}_{port}"
-        listener = ListenerPlan(name, Direction.OUTBOUND, address, port, cluster.protocol, cluster.name, access)
+        listener = ListenerPlan(
+            name=f"outbound_{address}_{port}",
+            direction=Direction.OUTBOUND,
+            address=address,
+            port=port,
+            protocol=cluster.protocol,
+            cluster=cluster.name,
+            access=access,
+            bind_to_port=bind_to_port,
+        )
         if head_timeout_s is not None:
             listener = replace(listener, request_headers_timeout_s=head_timeout_s)
         listeners.append(listener)
-    return _Bound(service, vips, access, tuple(listeners))
+    return _Bound(service, vips, access, bind_to_port, tuple(listeners))
+
+
+def _plan_redirect(draft: _Draft, transparent: TransparentProxying, *, passes_through: bool) -> None:
+    """Where the kernel redirects the application's connections to: Kuma's listener and cluster of passthrough."""
+    port = transparent.redirect_port_outbound
+    if not is_port(port):
+        draft.object("networking.transparentProxying.redirectPortOutbound", "port must be in the range [1, 65535]")
+        return
+    families = [("ipv4", "0.0.0.0")]
+    if transparent.ip_family_mode is not IpFamilyMode.IPV4:
+        families.append(("ipv6", "::"))
+    for family, address in families:
+        name = f"self_transparentproxy_passthrough_outbound_{family}"
+        listener = ListenerPlan(
+            name, Direction.OUTBOUND, ip_address(address), port, Protocol.TCP, name if passes_through else "",
+            original_dst=True,
+        )  # fmt: skip
+        draft.listeners[name] = listener
+        if passes_through:
+            draft.clusters[name] = ClusterPlan(name, draft.mesh, "passthrough", Protocol.TCP, ())
 
 
 class _Services:

@@ -54,6 +54,9 @@ def _lines(planned: Planned) -> Iterator[str]:
     statuses = {state.cluster.name: state.status for state in planned.resources if state.cluster is not None}
     for listener in plan.listeners.values():
         yield ""
+        if listener.original_dst:
+            yield from _redirect(listener)
+            continue
         yield from _listener(listener, plan.clusters[listener.cluster], terms.get(listener.cluster, NO_TERMS))
         yield from _names(statuses.get(listener.cluster))
     used = {listener.cluster for listener in plan.listeners.values()}
@@ -80,6 +83,11 @@ def _names(status: ServiceStatus | None) -> Iterator[str]:
             yield f"  hostname  {one.hostname} (HostnameGenerator {one.generator})"
         else:
             yield f"  hostname  none of HostnameGenerator {one.generator}: {one.reason}: {one.message}"
+
+
+def _redirect(listener: ListenerPlan) -> Iterator[str]:
+    rest = "pass through" if listener.cluster else "are closed"
+    yield f"{listener.direction} {listener.bind} <- connections that the kernel redirects; those to no service {rest}"
 
 
 def _listener(listener: ListenerPlan, cluster: ClusterPlan, terms: Terms) -> Iterator[str]:
