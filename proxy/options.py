@@ -34,7 +34,7 @@ class Sources:
 
 @dataclass(frozen=True, slots=True)
 class Names:
-    """How endpoint names are resolved."""
+    """How endpoint names are resolved, and questions at our DNS port that are not for us."""
 
     upstreams: tuple[tuple[str, int], ...] = ()
     """DNS servers; empty: those of ``/etc/resolv.conf``."""
@@ -42,9 +42,20 @@ class Names:
 
 
 @dataclass(frozen=True, slots=True)
+class Dns:
+    """The DNS server for the mesh's names."""
+
+    enabled: bool | None = None
+    """``None``: once there are names to serve."""
+    address: str = "127.0.0.1"
+    port: int = 15053
+
+
+@dataclass(frozen=True, slots=True)
 class RunOptions:
     sources: Sources
     names: Names = Names()
+    dns: Dns = Dns()
     strict: bool = False
     admin_address: str = "127.0.0.1"
     admin_port: int | None = None
@@ -112,6 +123,15 @@ def _address(text: str) -> str:
     return str(ip_address(text))
 
 
+def boolean(text: str) -> bool:
+    """As Go's ``strconv.ParseBool`` reads the variables of ``kuma-dp``. Raises ``ValueError``."""
+    if text in ("1", "t", "T", "TRUE", "true", "True"):
+        return True
+    if text in ("0", "f", "F", "FALSE", "false", "False"):
+        return False
+    raise ValueError(f'"{text}" is not true or false')
+
+
 def _proxy_type(text: str) -> str:
     if text not in PROXY_TYPES:
         raise ValueError(f'"{text}" is not a proxy type of this version: {", ".join(PROXY_TYPES)}')
@@ -175,7 +195,7 @@ def add_names(parser: argparse.ArgumentParser) -> None:
         action="append",
         type=_type(dns_server, "a DNS server"),
         default=[],
-        help="DNS server for endpoint names; repeatable (default: those of /etc/resolv.conf)",
+        help="DNS server for endpoint names and forwarded questions; repeatable (default: those of /etc/resolv.conf)",
     )
     parser.add_argument(
         "--hosts-file",
@@ -184,6 +204,21 @@ def add_names(parser: argparse.ArgumentParser) -> None:
         default=Path("/etc/hosts"),
         help="names that beat DNS (default: %(default)s)",
     )
+
+
+def add_dns_listener(parser: argparse.ArgumentParser, environ: Mapping[str, str]) -> None:
+    """Where the DNS server listens."""
+    parser.add_argument(
+        "--dns-address", metavar="A", type=_type(_address, "an address"), default=Dns().address,
+        help="where the DNS server listens (default: %(default)s)",
+    )  # fmt: skip
+    # Kuma 2's 0 asks for its CoreDNS, which listens on the other port.
+    proxy_port = environ.get("KUMA_DNS_PROXY_PORT", "0")
+    port = proxy_port if proxy_port != "0" else environ.get("KUMA_DNS_CORE_DNS_PORT", str(Dns().port))
+    parser.add_argument(
+        "--dns-port", "--dns-proxy-port", metavar="P", dest="dns_port", type=_type(_port, "a port"), default=port,
+        help="its UDP and TCP port; 0 picks one (default: %(default)s) [KUMA_DNS_PROXY_PORT, KUMA_DNS_CORE_DNS_PORT]",
+    )  # fmt: skip
 
 
 def add_run(parser: argparse.ArgumentParser, environ: Mapping[str, str]) -> None:
@@ -214,6 +249,12 @@ def add_run(parser: argparse.ArgumentParser, environ: Mapping[str, str]) -> None
     parser.add_argument(
         "--access-log", metavar="PATH", help="a line for each HTTP exchange; - is standard output (default: none)"
     )
+    parser.add_argument(
+        "--dns-enabled", action=argparse.BooleanOptionalAction, type=_type(boolean, "true or false"),
+        default=environ.get("KUMA_DNS_ENABLED"),
+        help="serve DNS (default: once there are names of the mesh to serve) [KUMA_DNS_ENABLED]",
+    )  # fmt: skip
+    add_dns_listener(parser, environ)
     later = parser.add_argument_group("accepted, and without effect in this version")
     later.add_argument(
         "--concurrency", metavar="N", type=_type(_count, "a number"),
@@ -221,11 +262,6 @@ def add_run(parser: argparse.ArgumentParser, environ: Mapping[str, str]) -> None
         help="workers; there is one [KUMA_DATAPLANE_RUNTIME_CONCURRENCY]",
     )  # fmt: skip
     later.add_argument("--state-dir", metavar="DIR", type=Path, help="nothing is kept between runs")
-    later.add_argument(
-        "--dns-enabled", action=argparse.BooleanOptionalAction, default=False, help="there is no DNS server"
-    )
-    later.add_argument("--dns-address", metavar="A", type=_type(_address, "an address"))
-    later.add_argument("--dns-port", metavar="P", type=_type(_port, "a port"))
     later.add_argument(
         "--vips", action=argparse.BooleanOptionalAction, default=False, help="only explicit outbounds are served"
     )
@@ -247,10 +283,13 @@ def names_of(args: argparse.Namespace) -> Names:
     return Names(upstreams=tuple(args.dns_upstream), hosts_file=args.hosts_file)
 
 
+def dns_of(args: argparse.Namespace) -> Dns:
+    return Dns(enabled=args.dns_enabled, address=args.dns_address, port=args.dns_port)
+
+
 def _without_effect(args: argparse.Namespace) -> tuple[str, ...]:
     asked = {
         "--concurrency": args.concurrency > 1,
-        "--dns-enabled": args.dns_enabled,
         "--vips": args.vips,
         "--state-dir": args.state_dir is not None,
     }
@@ -261,6 +300,7 @@ def run_options(args: argparse.Namespace, environ: Mapping[str, str]) -> RunOpti
     return RunOptions(
         sources=sources_of(args, environ),
         names=names_of(args),
+        dns=dns_of(args),
         strict=args.strict,
         admin_address=args.admin_address,
         admin_port=args.admin_port,

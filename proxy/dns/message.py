@@ -36,8 +36,8 @@ _TYPE_AND_CLASS = struct.Struct("!HH")
 _OPT = struct.Struct("!BHHIH")
 _RECORD = struct.Struct("!HHHIH")
 _TTL = struct.Struct("!I")
-_QUESTION_NAME = 0xC00C
-"""A compression pointer to offset 12 (RFC 1035 section 4.1.4)."""
+_POINTER = 0xC000
+"""A compression pointer is this and an offset (RFC 1035 section 4.1.4)."""
 _NOBODY = b"\x06nobody\x07invalid\x00"
 
 
@@ -154,18 +154,19 @@ def is_truncated(message: bytes) -> bool:
 
 def pack_records(rdtype: RdataType, rdatas: Iterable[bytes], ttl_s: int) -> Packed:
     """An answer of ours: records of the name that was asked for."""
-    records = [_record(rdtype, rdata, ttl_s) for rdata in rdatas]
+    records = [_record(HEADER.size, rdtype, rdata, ttl_s) for rdata in rdatas]
     return Packed(AA, (len(records), 0, 0), b"".join(records))
 
 
 @lru_cache(maxsize=64)
 def no_data(ttl_s: int) -> Packed:
-    """The name is ours and has no records of this type. The SOA lets resolvers remember that for the same time as an
-    address, and no longer (RFC 2308 section 5); its fields are those of RFC 6303 section 3.
-    """
-    times = struct.pack("!IIIII", 1, 3600, 1200, 604800, ttl_s)
-    rdata = _QUESTION_NAME.to_bytes(2, "big") + _NOBODY + times
-    return Packed(AA, (0, 1, 0), _record(RdataType.SOA, rdata, ttl_s))
+    """The name is ours and has no records of this type."""
+    return _denied(Rcode.NOERROR, HEADER.size, ttl_s)
+
+
+def no_such_name(zone_at: int, ttl_s: int) -> Packed:
+    """The name, in a zone of ours whose name starts ``zone_at`` bytes into the message, does not exist."""
+    return _denied(Rcode.NXDOMAIN, zone_at, ttl_s)
 
 
 def pack_reply(wire: bytes) -> Packed:
@@ -250,8 +251,17 @@ def _refused(ident: int, flags: int, rcode: Rcode, question: bytes = b"", opt: b
     return Refused(rcode, header + question + opt)
 
 
-def _record(rdtype: RdataType, rdata: bytes, ttl_s: int) -> bytes:
-    return _RECORD.pack(_QUESTION_NAME, rdtype, RdataClass.IN, ttl_s, len(rdata)) + rdata
+def _record(name_at: int, rdtype: RdataType, rdata: bytes, ttl_s: int) -> bytes:
+    return _RECORD.pack(_POINTER | name_at, rdtype, RdataClass.IN, ttl_s, len(rdata)) + rdata
+
+
+def _denied(rcode: Rcode, zone_at: int, ttl_s: int) -> Packed:
+    """No records but an SOA, which lets resolvers remember that for ``ttl_s`` and no longer (RFC 2308 section 5). Its
+    fields are those of RFC 6303 section 3.
+    """
+    times = struct.pack("!IIIII", 1, 3600, 1200, 604800, ttl_s)
+    rdata = (_POINTER | zone_at).to_bytes(2, "big") + _NOBODY + times
+    return Packed(AA | rcode, (0, 1, 0), _record(zone_at, RdataType.SOA, rdata, ttl_s))
 
 
 def _ttls(wire: bytes, at: int, records: int) -> Iterator[int]:

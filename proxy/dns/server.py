@@ -15,6 +15,7 @@ import logging
 import socket
 from collections.abc import Callable, Sequence
 from functools import partial
+from ipaddress import ip_address
 from typing import Any, cast
 
 from proxy.dns.forward import Forwarder, refuse_loop
@@ -79,12 +80,15 @@ class DnsServer:
         """
         tcp, udp = _bind_both(address, port)
         self._own = own = (address, int(tcp.getsockname()[1]))
+        if not ip_address(address).is_loopback:
+            log.warning("DNS is served at %s to everybody who can reach it, forwarded questions included", show(own))
         try:
             refuse_loop(own, upstreams, self._resolver.nameservers())
             self._forwarder = Forwarder(self._resolver, own, self.stats, self._throttle, self.now)
             self._tcp = await self._loop.create_server(lambda: _Stream(self), sock=tcp, backlog=BACKLOG)
             self._udp, _ = await self._loop.create_datagram_endpoint(lambda: _Datagrams(self), sock=udp)
         except OSError as exc:
+            await self.close()
             raise StartError(f"cannot listen on {show(own)}: {reason(exc)}") from exc
         finally:
             if self._udp is None:
