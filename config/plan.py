@@ -114,6 +114,19 @@ class ListenerPlan:
         return f"[{self.address}]:{self.port}" if self.address.version == 6 else f"{self.address}:{self.port}"
 
 
+NAME_TTL_S = 30
+"""How long whoever resolves a hostname may remember its addresses. Kuma's."""
+
+
+@dataclass(frozen=True, slots=True)
+class NamePlan:
+    """A hostname of a service: lower case, without a final dot. ``addresses`` are virtual IPs, IPv4 before IPv6."""
+
+    name: str
+    addresses: tuple[IPv4Address | IPv6Address, ...]
+    ttl_s: int = NAME_TTL_S
+
+
 @dataclass(frozen=True, slots=True)
 class AdminPlan:
     address: str = "127.0.0.1"
@@ -138,6 +151,8 @@ class Plan:
     listeners: Mapping[str, ListenerPlan] = field(default_factory=dict)
     clusters: Mapping[str, ClusterPlan] = field(default_factory=dict)
     admin: AdminPlan = AdminPlan()
+    names: Mapping[str, NamePlan] = field(default_factory=dict)
+    """The hostnames at which the application finds the services: what a DNS server for it answers."""
 
 
 Part = ListenerPlan | ClusterPlan

@@ -15,7 +15,9 @@ from enum import StrEnum
 from ipaddress import ip_address
 from pathlib import PurePath
 
+from config.hostnames import age, with_defaults
 from config.load import Document, Key, Loaded
+from config.naming import Named, Naming, ServiceStatus
 from config.plan import (
     Access,
     AdminPlan,
@@ -24,18 +26,29 @@ from config.plan import (
     EndpointPlan,
     IpTarget,
     ListenerPlan,
+    NamePlan,
     Plan,
     ProxyIdentity,
 )
 from config.problems import Problem, Severity
-from config.resources.dataplane import BackendKind, BackendRef, Dataplane, Inbound, Networking, State
+from config.resources.dataplane import (
+    BackendKind,
+    BackendRef,
+    Dataplane,
+    Inbound,
+    Networking,
+    ReachableBackend,
+    State,
+)
+from config.resources.hostnamegenerator import HostnameGenerator
 from config.resources.mesh import Mesh
 from config.resources.meshexternalservice import MeshExternalService
-from config.resources.meta import DISPLAY_NAME_LABEL, MESH_LABEL, ZONE_LABEL, Meta
+from config.resources.meta import Meta
 from config.resources.names import is_ip
 from config.resources.registry import KINDS
 from config.resources.secret import GlobalSecret, Secret
 from config.services import Compiled, ServiceCompiler, Unusable
+from config.vips import DEFAULT_CIDR, Address, Lease, Ledger, Network, parse_pools
 
 IDENTITY_KINDS = frozenset({"MeshIdentity", "MeshTLS"})
 
@@ -62,6 +75,8 @@ class ResourceState:
     problems: tuple[Problem, ...]
     cluster: ClusterPlan | None = None
     """For a MeshExternalService: the plan in force."""
+    status: ServiceStatus | None = None
+    """For a MeshExternalService that runs: its virtual IP and its hostnames."""
 
     def conditions(self) -> list[dict[str, str]]:
         """As Kuma writes conditions."""
@@ -117,6 +132,12 @@ class Settings:
     admin_port: int | None = None
     partial: bool = False
     """The set may be a part of the real one (``validate``): what is missing from it is a warning."""
+    vips: bool | None = None
+    """Listen on the services' virtual IPs; ``None``: where the Dataplane is in transparent proxying mode."""
+    pools: tuple[Network, ...] = parse_pools(DEFAULT_CIDR)
+    """What virtual IPs are taken from: at most one CIDR of each IP version."""
+    leases: tuple[Lease, ...] = ()
+    """The virtual IPs that were given away before."""
 
 
 class Planner:
@@ -125,6 +146,9 @@ class Planner:
         self._good: dict[Key, Document] = {}
         self._services: dict[Key, _GoodService] = {}
         self._dataplane: Document | None = None
+        self.vips = Ledger(settings.pools, settings.leases)
+        self._naming = Naming(self.vips)
+        self._vip_listeners: dict[str, ListenerPlan] = {}
 
     def plan(self, resources: Loaded, dataplane: Loaded | None, now: datetime) -> Planned:
         problems = [*resources.problems, *(p for d in resources.documents for p in d.problems)]
@@ -132,7 +156,7 @@ class Planner:
         for document in resources.documents:
             current.setdefault(document.key, document)  # of two with one key the first counts; the loader says so
         self._forget(current, resources.unreadable_files)
-        states: list[ResourceState] = []
+        states: dict[Key, ResourceState] = {}
         for key, document in current.items():
             if document.resource is not None and key[0] != MeshExternalService.kind:
                 self._good[key] = document
@@ -149,17 +173,34 @@ class Planner:
                 used.clear()
                 found, state = self._service(key, document, compiler, secrets, used)
                 problems.extend(found)
-                states.append(state)
+                states[key] = state
             elif document.kind in KINDS:
-                states.append(self._state(key, document))
+                states[key] = self._state(key, document)
         for key in self._services.keys() - current.keys():  # in files that cannot be read any more
             good = self._services[key]
-            states.append(_row(key, good.document, Health.STALE, (), good.compiled.plan))
+            states[key] = _row(key, good.document, Health.STALE, (), good.compiled.plan)
+        named = self._name_services(current, resources, now)
+        for key, status in named.statuses.items():
+            found = named.problems.get(key, [])
+            problems.extend(found)
+            states[key] = replace(states[key], status=status, problems=(*states[key].problems, *found))
         plan = None
         if dataplane is not None:
-            found, plan = self._dataplane_plan(dataplane, resources, current)
+            found, plan = self._dataplane_plan(dataplane, resources, current, named)
             problems.extend(found)
-        return Planned(plan, tuple(problems), tuple(states))
+        return Planned(plan, tuple(problems), tuple(states.values()))
+
+    def _name_services(self, current: Mapping[Key, Document], resources: Loaded, now: datetime) -> Named:
+        good = [d.resource for d in self._good.values() if isinstance(d.resource, HostnameGenerator)]
+        present = [d for d in current.values() if d.kind == HostnameGenerator.kind]
+        taken = [f"{d.name}.{d.namespace}" if d.namespace else d.name for d in present]
+        return self._naming.name(
+            {key: service.document for key, service in self._services.items()},
+            with_defaults(good, taken, self._settings.environ),
+            now,
+            also_there=[key for key in current if key[0] == MeshExternalService.kind],
+            others_are_gone=not resources.unreadable_files,
+        )
 
     # What was good
 
@@ -232,7 +273,7 @@ class Planner:
     # The Dataplane
 
     def _dataplane_plan(
-        self, loaded: Loaded, resources: Loaded, current: Mapping[Key, Document]
+        self, loaded: Loaded, resources: Loaded, current: Mapping[Key, Document], named: Named
     ) -> tuple[list[Problem], Plan | None]:
         problems = [*loaded.problems, *(p for d in loaded.documents for p in d.problems)]
         fresh = [document for document in loaded.documents if isinstance(document.resource, Dataplane)]
@@ -244,7 +285,9 @@ class Planner:
         dataplane = document.resource
         assert isinstance(dataplane, Dataplane)
         draft = _Draft(document)
-        self._plan_outbounds(draft, dataplane, self._access(dataplane.mesh, current))
+        access = self._access(dataplane.mesh, current)
+        self._plan_outbounds(draft, dataplane, access)
+        self._plan_vips(draft, dataplane, access, named)
         unmet = sorted({d.kind for d in resources.documents if d.kind in IDENTITY_KINDS})
         _plan_inbounds(draft, dataplane, unmet)
         settings = self._settings
@@ -258,6 +301,7 @@ class Planner:
             listeners=draft.listeners,
             clusters=draft.clusters,
             admin=AdminPlan(settings.admin_address, port if port is not None else AdminPlan().port),
+            names=draft.names,
         )
         return [*problems, *draft.problems], plan
 
@@ -287,6 +331,38 @@ class Planner:
                 draft.object(f"{field}.backendRef", message)
             else:
                 draft.add(listener, cluster)
+
+    def _plan_vips(self, draft: _Draft, dataplane: Dataplane, access: Access, named: Named) -> None:
+        """A listener on each virtual IP of the Dataplane's mesh, and the names that lead there."""
+        transparent = dataplane.networking.transparent_proxying
+        wanted = self._settings.vips
+        if wanted is None:
+            wanted = transparent is not None and transparent.redirect_port_outbound != 0
+        if not wanted:
+            return
+        reachable = transparent.reachable_backends if transparent is not None else None
+        before, self._vip_listeners = self._vip_listeners, {}
+        for key, status in named.statuses.items():
+            good = self._services[key]
+            if key[1] != dataplane.mesh or not (reachable is None or _is_reachable(good, reachable.refs)):
+                continue
+            cluster = good.compiled.plan
+            if draft.clusters.get(cluster.name, cluster) is not cluster:
+                message = f"two services have the identifier {cluster.name}: give one another display name"
+                draft.problems.append(good.document.problem("name", message))
+                continue
+            port = _match_port(good)
+            for address in status.vips:
+                listener = _vip_listener(address, port, cluster, access, before)
+                self._vip_listeners[listener.name] = listener
+                taken = draft.listeners.get(listener.name)
+                if taken is None:
+                    draft.add(listener, cluster)
+                elif taken.cluster != cluster.name:
+                    message = f"an outbound of the Dataplane has the VIP {listener.bind}: no listener of its own"
+                    draft.problems.append(good.document.problem("", message, Severity.WARNING))
+            for hostname in status.hostnames:
+                draft.names[hostname] = NamePlan(hostname, status.vips)
 
     def _access(self, mesh: str, current: Mapping[Key, Document]) -> Access:
         """What the Mesh allows. No Mesh in the set: Kuma's default, which is to allow."""
@@ -324,6 +400,7 @@ class _Draft:
         self._document = document
         self.listeners: dict[str, ListenerPlan] = {}
         self.clusters: dict[str, ClusterPlan] = {}
+        self.names: dict[str, NamePlan] = {}
         self.problems: list[Problem] = []
 
     def add(self, listener: ListenerPlan, cluster: ClusterPlan) -> None:
@@ -370,7 +447,48 @@ def _meta(document: Document) -> Meta:
 
 def _age(good: _GoodService) -> tuple[float, str]:
     meta = _meta(good.document)
-    return (meta.creation_time.timestamp() if meta.creation_time is not None else float("inf")), meta.name
+    return age(meta.creation_time), meta.name
+
+
+def _match_port(good: _GoodService) -> int:
+    service = good.document.resource
+    assert isinstance(service, MeshExternalService)
+    return service.match.port
+
+
+def _is_reachable(good: _GoodService, references: Iterable[ReachableBackend]) -> bool:
+    """Whether one of the references of ``reachableBackends`` means the service."""
+    meta = _meta(good.document)
+    for reference in references:
+        if reference.kind is not BackendKind.MESH_EXTERNAL_SERVICE:
+            continue
+        if reference.port not in (None, 0, _match_port(good)):
+            continue
+        if reference.name:
+            is_meant = reference.name in (meta.name, meta.display_name)
+            is_meant = is_meant and reference.namespace in ("", meta.namespace)
+        else:
+            labels = meta.all_labels
+            is_meant = all(labels.get(key) == value for key, value in reference.labels.items())
+        if is_meant:
+            return True
+    return False
+
+
+def _vip_listener(
+    address: Address, port: int, cluster: ClusterPlan, access: Access, before: Mapping[str, ListenerPlan]
+) -> ListenerPlan:
+    """The listener of a virtual IP; the very one of the last plan where it has not changed."""
+    name = f"outbound_{address}_{port}"
+    known = before.get(name)
+    if (
+        known is not None
+        and known.cluster == cluster.name
+        and known.protocol is cluster.protocol
+        and known.access is access
+    ):
+        return known
+    return ListenerPlan(name, Direction.OUTBOUND, address, port, cluster.protocol, cluster.name, access)
 
 
 class _Services:
@@ -391,15 +509,8 @@ class _Services:
     def labelled(self, labels: Mapping[str, str]) -> list[_GoodService]:
         """Those that have all of ``labels``, the ones that Kuma computes included; no labels, no service."""
         return [
-            service
-            for service in self._all
-            if labels and all(_label(_meta(service.document), key) == value for key, value in labels.items())
+            service for service in self._all if labels and labels.items() <= _meta(service.document).all_labels.items()
         ]
-
-
-def _label(meta: Meta, key: str) -> str | None:
-    computed = {DISPLAY_NAME_LABEL: meta.display_name, ZONE_LABEL: meta.zone, MESH_LABEL: meta.mesh}
-    return meta.labels.get(key, computed.get(key))
 
 
 def _row(

@@ -13,6 +13,7 @@ from config.document import Path
 from config.problems import Severity
 from config.resources import secret
 from config.resources.dataplane import Dataplane
+from config.resources.hostnamegenerator import HostnameGenerator
 from config.resources.mesh import Mesh
 from config.resources.meshexternalservice import MeshExternalService
 from config.resources.meta import (
@@ -27,7 +28,7 @@ from config.resources.secret import GlobalSecret, Secret
 from config.resources.shape import REQUIRED, ProtoNode, Violation, check, unknown_field, warning, wrong_type
 
 KINDS: dict[str, type[Resource]] = {
-    kind.kind: kind for kind in (Mesh, Dataplane, MeshExternalService, Secret, GlobalSecret)
+    kind.kind: kind for kind in (Mesh, Dataplane, MeshExternalService, HostnameGenerator, Secret, GlobalSecret)
 }
 
 NOT_USED = frozenset(
@@ -40,7 +41,6 @@ NOT_USED = frozenset(
         "FaultInjection",
         "GlobalConfig",
         "HealthCheck",
-        "HostnameGenerator",
         "MeshAccessLog",
         "MeshCircuitBreaker",
         "MeshFaultInjection",
