@@ -30,7 +30,7 @@ from proxy.admin.context import AdminContext
 from proxy.admin.server import AdminServer
 from proxy.cluster import Services
 from proxy.dial import Dialer
-from proxy.dns.records import Record, Records
+from proxy.dns.records import Records
 from proxy.dns.server import DnsServer
 from proxy.dnsquery import show
 from proxy.exits import EXIT_CANNOT_START, EXIT_INVALID, EXIT_OK
@@ -158,7 +158,7 @@ class Process:
     async def _serve_names(self, plan: Plan) -> None:
         """Give the DNS server the names of the plan; start it once it is wanted. Raises :class:`StartError`."""
         options = self._options.dns
-        records = Records({name: Record(one.addresses, one.ttl_s) for name, one in plan.names.items()})
+        records = Records(plan.names)
         is_wanted = len(records) > 0 if options.enabled is None else options.enabled
         if self._dns is None and is_wanted:
             server = DnsServer(self._resolver, self._dns_stats, self._throttle)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Mapping, Sequence
 
-from proxy.dns.records import Record
+from config.plan import NamePlan
 from proxy.dnsquery import show
 from proxy.exits import EXIT_OK
 from proxy.options import Dns
@@ -67,7 +67,7 @@ SNIPPETS: dict[str, Snippet] = {
 }
 
 
-def hosts(names: Mapping[str, Record]) -> str:
+def hosts(names: Mapping[str, NamePlan]) -> str:
     """A block for ``/etc/hosts``, for machines whose resolver cannot be changed. It does not follow changes."""
     lines = ["# koguma: begin"]
     lines += [f"{address} {name}" for name in sorted(names) for address in names[name].addresses]

@@ -11,6 +11,7 @@ type and the DNSSEC bits reaches a resolver. AD is not passed back, since nothin
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import socket
 from collections.abc import Callable, Iterable
@@ -44,9 +45,6 @@ from proxy.throttle import Throttle
 
 log = logging.getLogger("koguma.dns")
 
-TRY_TIMEOUT_S = 2.0
-TOTAL_TIMEOUT_S = 4.5
-"""For all servers and tries: less than the 5 s that the C library's clients wait."""
 FAILING_S = 30.0
 """How long a server that failed is asked after the others."""
 FAILURE_TTL_S = 1.0
@@ -60,15 +58,29 @@ Key = tuple[bytes, int, bool, bool]
 
 
 class Forwarder:
-    """``own``: where our server listens; a resolver at that address is never asked."""
+    """``own``: where our server listens; a resolver at that address is never asked. ``total_timeout_s``, for all
+    resolvers and tries, is less than the 5 s that clients of the C library wait.
+    """
 
-    def __init__(self, resolver: Resolver, own: Nameserver, stats: DnsStats, throttle: Throttle, clock: Clock) -> None:
+    def __init__(
+        self,
+        resolver: Resolver,
+        own: Nameserver,
+        stats: DnsStats,
+        throttle: Throttle,
+        clock: Clock,
+        *,
+        try_timeout_s: float = 2.0,
+        total_timeout_s: float = 4.5,
+    ) -> None:
         self.cache = Cache()
         self._resolver = resolver
         self._own = own
         self._stats = stats
         self._throttle = throttle
         self._clock = clock
+        self._try_timeout_s = try_timeout_s
+        self._total_timeout_s = total_timeout_s
         self._waiting: dict[Key, list[Done]] = {}
         self._waiters = 0
         self._failing_until: dict[Nameserver, float] = {}
@@ -131,8 +143,9 @@ class Forwarder:
             self._stats.forwarding -= 1
             waiting = self._waiting.pop(key)
             self._waiters -= len(waiting)
+            loop = asyncio.get_running_loop()
             for done in waiting:
-                done(answer)
+                loop.call_soon(done, answer)  # one that fails keeps nothing from the others
 
     async def _ask_servers(self, query: Query) -> tuple[Packed, float]:
         """The answer, and for how many seconds it holds. Raises :class:`ResolutionError`."""
@@ -143,8 +156,8 @@ class Forwarder:
             lambda server: self._ask_one(server, name, rdtype, query),
             lambda server: describe(name, rdtype, server),
             clock=self._clock,
-            deadline=self._clock() + TOTAL_TIMEOUT_S,
-            try_timeout_s=TRY_TIMEOUT_S,
+            deadline=self._clock() + self._total_timeout_s,
+            try_timeout_s=self._try_timeout_s,
         )
 
     async def _ask_one(

@@ -13,7 +13,6 @@ it what we do not know, the question would go round. Elsewhere a name of ours ma
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from ipaddress import ip_address
 
 import dns.exception
@@ -21,14 +20,12 @@ import dns.name
 import dns.reversename
 from dns.rdatatype import RdataType
 
+from config.plan import NamePlan
 from proxy.dns.message import HEADER, Packed, name_to_text, name_to_wire, no_data, no_such_name, pack_records
 from proxy.dnsquery import Address
 
-TTL_S = 30
-"""As Kuma's. Low, since a name's address may move, and libraries keep what they got for longer than they should."""
-MAX_RECORDS = 256
-"""Addresses of a name, or names of an address, in one answer."""
-
+MAX_RECORDS = 128
+"""Addresses of a name and family, or names of an address, in one answer; a message holds as many."""
 ABSENT_TTL_S = 5
 """How long it may be remembered that a name does not exist: it will, once somebody writes its file."""
 
@@ -40,22 +37,10 @@ Answers = dict[int, Packed]
 """The answers about one name by type; under ``RdataType.NONE`` that for all types of which there are no records."""
 
 
-@dataclass(frozen=True, slots=True)
-class Record:
-    """A name's addresses, of both families. Raises ``ValueError`` without any, or with more than ``MAX_RECORDS``."""
-
-    addresses: tuple[Address, ...]
-    ttl_s: int = TTL_S
-
-    def __post_init__(self) -> None:
-        if not 1 <= len(self.addresses) <= MAX_RECORDS:
-            raise ValueError(f"a name has 1 to {MAX_RECORDS} addresses, not {len(self.addresses)}")
-
-
 class Records:
-    """``names``: host names, in lower case and without the final dot."""
+    """``names``: what the plan says of each."""
 
-    def __init__(self, names: Mapping[str, Record]) -> None:
+    def __init__(self, names: Mapping[str, NamePlan]) -> None:
         self._names = names
         self._names_of: dict[Address, list[str]] | None = None
         self._parents: set[str] | None = None
@@ -133,7 +118,7 @@ def choose(answers: Answers, qtype: int) -> Packed:
 def pack_addresses(addresses: Iterable[Address], ttl_s: int) -> Answers:
     found: Answers = {RdataType.NONE: no_data(ttl_s)}
     for version, rdtype in ((4, RdataType.A), (6, RdataType.AAAA)):
-        of_family = [address.packed for address in addresses if address.version == version]
+        of_family = [address.packed for address in addresses if address.version == version][:MAX_RECORDS]
         if of_family:
             found[rdtype] = pack_records(rdtype, of_family, ttl_s)
     return found

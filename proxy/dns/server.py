@@ -56,6 +56,7 @@ class DnsServer:
         self._own: Nameserver = ("", 0)
         self._forwarder: Forwarder | None = None
         self._udp: asyncio.DatagramTransport | None = None
+        self._datagrams = _Datagrams(self)
         self._tcp: asyncio.Server | None = None
         self._sweep: asyncio.TimerHandle | None = None
 
@@ -86,7 +87,7 @@ class DnsServer:
             refuse_loop(own, upstreams, self._resolver.nameservers())
             self._forwarder = Forwarder(self._resolver, own, self.stats, self._throttle, self.now)
             self._tcp = await self._loop.create_server(lambda: _Stream(self), sock=tcp, backlog=BACKLOG)
-            self._udp, _ = await self._loop.create_datagram_endpoint(lambda: _Datagrams(self), sock=udp)
+            self._udp, _ = await self._loop.create_datagram_endpoint(lambda: self._datagrams, sock=udp)
         except OSError as exc:
             await self.close()
             raise StartError(f"cannot listen on {show(own)}: {reason(exc)}") from exc
@@ -104,6 +105,7 @@ class DnsServer:
         if self._tcp is not None:
             self._tcp.close()
         if self._udp is not None:
+            self._datagrams.shut()
             self._udp.abort()
         for stream in tuple(self.connections):
             stream.abort()
@@ -136,14 +138,17 @@ class DnsServer:
             self.stats.truncated += 1
         send(message)
 
-    def _schedule_sweep(self) -> None:
-        self._sweep = self._loop.call_later(SWEEP_INTERVAL_S, self._end_idle)
-
-    def _end_idle(self) -> None:
-        deadline = self.now() - IDLE_S
+    def end_idle(self, now: float) -> None:
+        """End the connections that did nothing for ``IDLE_S``."""
         for stream in tuple(self.connections):
-            if stream.active_s < deadline:
+            if stream.active_s < now - IDLE_S:
                 stream.abort()
+
+    def _schedule_sweep(self) -> None:
+        self._sweep = self._loop.call_later(SWEEP_INTERVAL_S, self._end_idle_for_ever)
+
+    def _end_idle_for_ever(self) -> None:
+        self.end_idle(self.now())
         self._schedule_sweep()
 
 
@@ -186,6 +191,10 @@ class _Datagrams(asyncio.DatagramProtocol):
         self._send = self._sendto
 
     def connection_lost(self, exc: Exception | None) -> None:
+        self.shut()
+
+    def shut(self) -> None:
+        """Nothing is sent any more."""
         self._send = self._sendto = _drop
 
 
