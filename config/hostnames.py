@@ -13,6 +13,7 @@ from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
+from operator import is_
 from typing import Generic, TypeVar
 
 from config.gotemplate import TemplateError
@@ -120,9 +121,8 @@ class Hostnames(Generic[K]):
         return _settle(chosen, now)
 
     def _is_same(self, chosen: Sequence[HostnameGenerator]) -> bool:
-        return len(chosen) == len(self._generators) and all(
-            new is old or new == old for new, old in zip(chosen, self._generators, strict=True)
-        )
+        """Whether these are the very generators of the last time, as they are while their files do not change."""
+        return len(chosen) == len(self._generators) and all(map(is_, chosen, self._generators))
 
 
 def _render_all(generators: Iterable[HostnameGenerator], meta: Meta) -> tuple[Generation, ...]:

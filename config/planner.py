@@ -8,7 +8,7 @@ what was good before); services whose document and secrets did not change are no
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from enum import StrEnum
@@ -121,6 +121,19 @@ class _GoodService:
     secrets: tuple[tuple[str, bytes | None], ...]
     """What it referred to, and what that held: the service is compiled anew when one changes."""
     compiled: Compiled
+    warnings: tuple[Problem, ...]
+    row: ResourceState
+    """While all is well."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Bound:
+    """The listeners of a service's virtual IPs, and what they were made of."""
+
+    cluster: ClusterPlan
+    vips: tuple[Address, ...]
+    access: Access
+    listeners: tuple[ListenerPlan, ...]
 
 
 @dataclass(slots=True)
@@ -148,7 +161,9 @@ class Planner:
         self._dataplane: Document | None = None
         self.vips = Ledger(settings.pools, settings.leases)
         self._naming = Naming(self.vips)
-        self._vip_listeners: dict[str, ListenerPlan] = {}
+        self._bound: dict[Key, _Bound] = {}
+        self._shown: dict[Key, tuple[ResourceState, ResourceState]] = {}
+        """Rows without a status, and the same with it."""
 
     def plan(self, resources: Loaded, dataplane: Loaded | None, now: datetime) -> Planned:
         problems = [*resources.problems, *(p for d in resources.documents for p in d.problems)]
@@ -180,15 +195,29 @@ class Planner:
             good = self._services[key]
             states[key] = _row(key, good.document, Health.STALE, (), good.compiled.plan)
         named = self._name_services(current, resources, now)
-        for key, status in named.statuses.items():
-            found = named.problems.get(key, [])
-            problems.extend(found)
-            states[key] = replace(states[key], status=status, problems=(*states[key].problems, *found))
+        self._show(states, named, problems)
         plan = None
         if dataplane is not None:
             found, plan = self._dataplane_plan(dataplane, resources, current, named)
             problems.extend(found)
         return Planned(plan, tuple(problems), tuple(states.values()))
+
+    def _show(self, states: dict[Key, ResourceState], named: Named, problems: list[Problem]) -> None:
+        """Put the statuses into the rows. Rows that stay the same stay the same objects."""
+        before, self._shown = self._shown, {}
+        for key, status in named.statuses.items():
+            row, found = states[key], named.problems.get(key)
+            known = before.get(key)
+            if found:
+                problems.extend(found)
+                shown = replace(row, status=status, problems=(*row.problems, *found))
+            elif known is not None and known[0] is row and known[1].status is status:
+                shown = known[1]
+            else:
+                shown = replace(row, status=status)
+            if not found:
+                self._shown[key] = row, shown
+            states[key] = shown
 
     def _name_services(self, current: Mapping[Key, Document], resources: Loaded, now: datetime) -> Named:
         good = [d.resource for d in self._good.values() if isinstance(d.resource, HostnameGenerator)]
@@ -240,18 +269,16 @@ class Planner:
         compiler: ServiceCompiler,
         secrets: Mapping[tuple[str, str], bytes],
         used: set[tuple[str, str]],
-    ) -> tuple[list[Problem], ResourceState]:
+    ) -> tuple[Sequence[Problem], ResourceState]:
         good = self._services.get(key)
         service = document.resource
         if not isinstance(service, MeshExternalService):
             return [], self._broken(key, document, document.problems)
         if (
-            good is not None
-            and good.document is document
-            and all(secrets.get((document.mesh, name)) == content for name, content in good.secrets)
+            good is None
+            or good.document is not document
+            or any(secrets.get((document.mesh, name)) != content for name, content in good.secrets)
         ):
-            compiled = good.compiled
-        else:
             try:
                 compiled = compiler.compile(service)
             except Unusable as exc:
@@ -260,9 +287,10 @@ class Planner:
                 fault = replace(problem, severity=Severity.ERROR)
                 return [problem], self._broken(key, document, (*document.problems, fault))
             contents = tuple((name, secrets.get((mesh, name))) for mesh, name in sorted(used))
-            self._services[key] = _GoodService(document, contents, compiled)
-        warnings = [document.problem(field, text, Severity.WARNING) for field, text in compiled.warnings]
-        return warnings, _row(key, document, Health.GOOD, (*document.problems, *warnings), compiled.plan)
+            warnings = tuple(document.problem(field, text, Severity.WARNING) for field, text in compiled.warnings)
+            row = _row(key, document, Health.GOOD, (*document.problems, *warnings), compiled.plan)
+            good = self._services[key] = _GoodService(document, contents, compiled, warnings, row)
+        return good.warnings, good.row
 
     def _broken(self, key: Key, document: Document, problems: tuple[Problem, ...]) -> ResourceState:
         good = self._services.get(key)
@@ -341,7 +369,7 @@ class Planner:
         if not wanted:
             return
         reachable = transparent.reachable_backends if transparent is not None else None
-        before, self._vip_listeners = self._vip_listeners, {}
+        before, self._bound = self._bound, {}
         for key, status in named.statuses.items():
             good = self._services[key]
             if key[1] != dataplane.mesh or not (reachable is None or _is_reachable(good, reachable.refs)):
@@ -351,10 +379,8 @@ class Planner:
                 message = f"two services have the identifier {cluster.name}: give one another display name"
                 draft.problems.append(good.document.problem("name", message))
                 continue
-            port = _match_port(good)
-            for address in status.vips:
-                listener = _vip_listener(address, port, cluster, access, before)
-                self._vip_listeners[listener.name] = listener
+            bound = self._bound[key] = _bind(good, status.vips, access, before.get(key))
+            for listener in bound.listeners:
                 taken = draft.listeners.get(listener.name)
                 if taken is None:
                     draft.add(listener, cluster)
@@ -475,20 +501,19 @@ def _is_reachable(good: _GoodService, references: Iterable[ReachableBackend]) ->
     return False
 
 
-def _vip_listener(
-    address: Address, port: int, cluster: ClusterPlan, access: Access, before: Mapping[str, ListenerPlan]
-) -> ListenerPlan:
-    """The listener of a virtual IP; the very one of the last plan where it has not changed."""
-    name = f"outbound_{address}_{port}"
-    known = before.get(name)
-    if (
-        known is not None
-        and known.cluster == cluster.name
-        and known.protocol is cluster.protocol
-        and known.access is access
-    ):
-        return known
-    return ListenerPlan(name, Direction.OUTBOUND, address, port, cluster.protocol, cluster.name, access)
+def _bind(good: _GoodService, vips: tuple[Address, ...], access: Access, before: _Bound | None) -> _Bound:
+    """A listener for each virtual IP; the very ones of the last plan where nothing has changed."""
+    cluster = good.compiled.plan
+    if before is not None and before.cluster is cluster and before.vips == vips and before.access is access:
+        return before
+    port = _match_port(good)
+    listeners = [
+        ListenerPlan(
+            f"outbound_{address}_{port}", Direction.OUTBOUND, address, port, cluster.protocol, cluster.name, access
+        )
+        for address in vips
+    ]
+    return _Bound(cluster, vips, access, tuple(listeners))
 
 
 class _Services:

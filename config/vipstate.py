@@ -29,8 +29,14 @@ class StateError(Exception):
     """The state cannot be read or written; the message says which file, and why."""
 
 
+class DamagedError(StateError):
+    """The file is there, and is not one of ours."""
+
+
 def load(directory: Path) -> list[Lease]:
-    """The leases of the last run; none where there was none. Raises :class:`StateError`."""
+    """The leases of the last run; none where there was none. Raises :class:`StateError`: :class:`DamagedError` for a
+    file that can be read and makes no sense.
+    """
     path = directory / FILE_NAME
     try:
         with path.open("rb") as file:
@@ -40,14 +46,25 @@ def load(directory: Path) -> list[Lease]:
     except OSError as exc:
         raise StateError(f"{path}: cannot be read: {exc.strerror}") from exc
     if len(data) > MAX_STATE_BYTES:
-        raise StateError(f"{path}: is larger than {MAX_STATE_BYTES} bytes")
+        raise DamagedError(f"{path}: is larger than {MAX_STATE_BYTES} bytes")
     try:
         tree = json.loads(data)
         if tree["version"] != VERSION:
             raise StateError(f"{path}: has version {tree['version']!r}, and this program knows {VERSION}")
         return [_lease(entry) for entry in tree["leases"]]
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as exc:
-        raise StateError(f"{path}: is damaged ({type(exc).__name__}: {exc})") from exc
+        raise DamagedError(f"{path}: is damaged ({type(exc).__name__}: {exc})") from exc
+
+
+def set_aside(directory: Path) -> Path:
+    """Keep a damaged file for whoever wants to look at it, and make room for a new one. Raises :class:`StateError`."""
+    path = directory / FILE_NAME
+    damaged = path.with_suffix(".damaged")
+    try:
+        path.replace(damaged)
+    except OSError as exc:
+        raise StateError(f"{path}: cannot be renamed: {exc.strerror}") from exc
+    return damaged
 
 
 def save(directory: Path, leases: Iterable[Lease]) -> None:

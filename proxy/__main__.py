@@ -42,6 +42,7 @@ def parser() -> argparse.ArgumentParser:
     inspect = commands.add_parser("inspect", help="show what would run")
     inspect.add_argument("paths", nargs="+", metavar="PATH", help="files or folders with resources")
     options.add_sources(inspect, environ, dataplane=True)
+    options.add_vips(inspect, environ)
     inspect.add_argument("--format", choices=["text", "json"], default="text")
 
     diagnose = commands.add_parser("diagnose", help="dial each endpoint of a service, explain the TLS verdict")
@@ -84,7 +85,7 @@ def _dispatch(arguments: argparse.Namespace) -> int:
             from proxy.commands.inspect import inspect
 
             sources = options.sources_of(arguments, os.environ, arguments.paths)
-            return inspect(sources, arguments.format)
+            return inspect(sources, options.vips_of(arguments), arguments.format)
         case "diagnose":
             from proxy.commands.diagnose import diagnose
 

@@ -13,6 +13,7 @@ from ipaddress import ip_address
 from pathlib import Path
 
 from config.template import Variables, parse_variables
+from config.vips import CIDR_VARIABLE, DEFAULT_CIDR, Network, parse_pools
 from proxy import logs
 
 DURATION = re.compile(r"(\d+(?:\.\d+)?)(ns|us|µs|ms|s|m|h)")
@@ -52,10 +53,21 @@ class Dns:
 
 
 @dataclass(frozen=True, slots=True)
+class VirtualIps:
+    """Whether services have virtual IPs to listen on, which, and where it is remembered who has which."""
+
+    listen: bool | None = None
+    """``None``: where the Dataplane is in transparent proxying mode."""
+    pools: tuple[Network, ...] = parse_pools(DEFAULT_CIDR)
+    state_dir: Path | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class RunOptions:
     sources: Sources
     names: Names = Names()
     dns: Dns = Dns()
+    vips: VirtualIps = VirtualIps()
     strict: bool = False
     admin_address: str = "127.0.0.1"
     admin_port: int | None = None
@@ -221,10 +233,32 @@ def add_dns_listener(parser: argparse.ArgumentParser, environ: Mapping[str, str]
     )  # fmt: skip
 
 
+def add_vips(parser: argparse.ArgumentParser, environ: Mapping[str, str]) -> None:
+    parser.add_argument(
+        "--vips", action=argparse.BooleanOptionalAction, default=None,
+        help="listen on VIP:match.port for every service of the mesh, and serve their hostnames "
+        "(default: where the Dataplane has transparentProxying)",
+    )  # fmt: skip
+    add_vip_pools(parser, environ)
+    parser.add_argument(
+        "--state-dir", metavar="DIR", type=Path, help="where it is remembered which service has which VIP"
+    )
+
+
+def add_vip_pools(parser: argparse.ArgumentParser, environ: Mapping[str, str]) -> None:
+    parser.add_argument(
+        "--vip-cidr", metavar="CIDR[,CIDR]", type=_type(parse_pools, "a CIDR"),
+        default=environ.get(CIDR_VARIABLE) or DEFAULT_CIDR,
+        help=f"where VIPs are taken from; inside 127.0.0.0/8 they work at once (default: {DEFAULT_CIDR}) "
+        f"[{CIDR_VARIABLE}]",
+    )  # fmt: skip
+
+
 def add_run(parser: argparse.ArgumentParser, environ: Mapping[str, str]) -> None:
     add_sources(parser, environ, dataplane=True)
     add_resources(parser)
     add_names(parser)
+    add_vips(parser, environ)
     parser.add_argument(
         "--proxy-type",
         type=_type(_proxy_type, "a proxy type"),  # not choices: argparse would let the variable pass unchecked
@@ -261,10 +295,6 @@ def add_run(parser: argparse.ArgumentParser, environ: Mapping[str, str]) -> None
         default=environ.get("KUMA_DATAPLANE_RUNTIME_CONCURRENCY", "1"),
         help="workers; there is one [KUMA_DATAPLANE_RUNTIME_CONCURRENCY]",
     )  # fmt: skip
-    later.add_argument("--state-dir", metavar="DIR", type=Path, help="nothing is kept between runs")
-    later.add_argument(
-        "--vips", action=argparse.BooleanOptionalAction, default=False, help="only explicit outbounds are served"
-    )
     parser.add_argument("--log-level", choices=["debug", "info", "warning", "error"], default="info")
     parser.add_argument("--log-format", choices=["text", "json"], default="text")
 
@@ -287,11 +317,13 @@ def dns_of(args: argparse.Namespace) -> Dns:
     return Dns(enabled=args.dns_enabled, address=args.dns_address, port=args.dns_port)
 
 
+def vips_of(args: argparse.Namespace) -> VirtualIps:
+    return VirtualIps(args.vips, args.vip_cidr, args.state_dir)
+
+
 def _without_effect(args: argparse.Namespace) -> tuple[str, ...]:
     asked = {
         "--concurrency": args.concurrency > 1,
-        "--vips": args.vips,
-        "--state-dir": args.state_dir is not None,
     }
     return tuple(flag for flag, is_asked in asked.items() if is_asked)
 
@@ -301,6 +333,7 @@ def run_options(args: argparse.Namespace, environ: Mapping[str, str]) -> RunOpti
         sources=sources_of(args, environ),
         names=names_of(args),
         dns=dns_of(args),
+        vips=vips_of(args),
         strict=args.strict,
         admin_address=args.admin_address,
         admin_port=args.admin_port,

@@ -21,14 +21,17 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from config import vipstate
 from config.load import Loaded, Loader
 from config.plan import Plan
 from config.planner import Health, Planned, Planner, ResourceState, Settings
 from config.problems import Problem
+from config.vips import Lease
 from proxy import logs
 from proxy.admin.context import AdminContext
 from proxy.admin.server import AdminServer
 from proxy.cluster import Services
+from proxy.collector import undisturbed
 from proxy.dial import Dialer
 from proxy.dns.records import Records
 from proxy.dns.server import DnsServer
@@ -39,7 +42,7 @@ from proxy.http.access_log import AccessLog
 from proxy.listener import ConnectionLimit
 from proxy.lookup import Resolver
 from proxy.options import RunOptions
-from proxy.reading import read_dataplane, standard_input, wall_clock
+from proxy.reading import read_dataplane, read_leases, standard_input, wall_clock, wall_clock_s
 from proxy.resolver import ResolverPool
 from proxy.runtime import Applied, Runtime
 from proxy.sockets import StartError
@@ -50,6 +53,7 @@ from proxy.throttle import Throttle
 log = logging.getLogger("koguma.process")
 
 MAX_PROBLEMS_LOGGED = 200
+MAX_LISTENERS_LOGGED = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,8 +80,8 @@ class Process:
     def __init__(self, options: RunOptions) -> None:
         self._options = options
         self._loop = asyncio.get_running_loop()
-        self._loader = Loader()
-        self._planner = Planner(Settings(os.environ, options.admin_address, options.admin_port))
+        self._loader = Loader(wall_clock_s)
+        self._planner: Planner
         self._reload_stats = ReloadStats()
         self._planned: Planned | None = None
         self._runtime: Runtime | None = None
@@ -100,14 +104,20 @@ class Process:
         for number in (signal.SIGTERM, signal.SIGINT):
             self._loop.add_signal_handler(number, self._stop)
         self._loop.add_signal_handler(signal.SIGHUP, self._hang_up)
-        snapshot = self._snapshot = self._read()
-        planned = self._plan(snapshot)
-        if planned.plan is None or (self._options.strict and planned.has_errors):
-            for problem in planned.problems:
-                print(problem.as_text(), file=sys.stderr)
-            return EXIT_INVALID
         try:
-            await self._start(planned)
+            self._planner = self._new_planner()
+        except StartError as exc:
+            print(f"koguma: {exc}", file=sys.stderr)
+            return EXIT_CANNOT_START
+        try:
+            with undisturbed():
+                snapshot = self._snapshot = self._read()
+                planned = self._plan(snapshot)
+                if planned.plan is None or (self._options.strict and planned.has_errors):
+                    for problem in planned.problems:
+                        print(problem.as_text(), file=sys.stderr)
+                    return EXIT_INVALID
+                await self._start(planned)
         except StartError as exc:
             print(f"koguma: {exc}", file=sys.stderr)
             await self._close()
@@ -121,6 +131,46 @@ class Process:
         return EXIT_OK
 
     # Start
+
+    def _new_planner(self) -> Planner:
+        """Raises :class:`StartError`."""
+        options = self._options
+        settings = Settings(
+            os.environ,
+            options.admin_address,
+            options.admin_port,
+            vips=options.vips.listen,
+            pools=options.vips.pools,
+            leases=self._read_leases(),
+        )
+        return Planner(settings)
+
+    def _read_leases(self) -> tuple[Lease, ...]:
+        """Those of the last run. A damaged file is kept aside: most addresses are derived anew as they were."""
+        directory = self._options.vips.state_dir
+        if directory is None:
+            return ()
+        try:
+            directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            try:
+                return read_leases(self._options.vips)
+            except vipstate.DamagedError as exc:
+                kept = vipstate.set_aside(directory)
+                log.error(
+                    "%s; it is kept as %s, and VIPs are derived anew", exc, kept, extra={"event": "state_damaged"}
+                )
+                return ()
+        except OSError as exc:
+            raise StartError(f"cannot create the state directory {directory}: {exc.strerror}") from exc
+        except vipstate.StateError as exc:
+            raise StartError(str(exc)) from exc
+
+    def _keep_leases(self) -> None:
+        """Write down who has which virtual IP, before anybody is told. Raises :class:`~config.vipstate.StateError`."""
+        directory, ledger = self._options.vips.state_dir, self._planner.vips
+        if directory is not None and ledger.changed:
+            vipstate.save(directory, ledger.leases)
+            ledger.changed = False
 
     def _read(self) -> Snapshot:
         sources = self._options.sources
@@ -144,9 +194,13 @@ class Process:
         for flag in options.without_effect:
             log.warning("%s has no effect in this version", flag)
         self._report(planned.problems)
+        try:
+            self._keep_leases()
+        except vipstate.StateError as exc:
+            raise StartError(str(exc)) from exc
         applied = await runtime.apply(planned.plan)
         if applied.failed:
-            raise StartError("; ".join(applied.failed.values()))
+            raise StartError(_first_few(list(applied.failed.values())))
         await self._serve_names(planned.plan)
         self._planned = planned
         self._admin = AdminServer(self._admin_context(runtime))
@@ -180,8 +234,11 @@ class Process:
         assert self._runtime is not None
         assert self._admin is not None
         assert planned.plan is not None
-        for name, listener in self._runtime.listeners.items():
+        listeners = self._runtime.listeners
+        for name, listener in list(listeners.items())[:MAX_LISTENERS_LOGGED]:
             log.info("%s listens on %s for %s", name, listener.plan.bind, listener.plan.cluster)
+        if len(listeners) > MAX_LISTENERS_LOGGED:
+            log.info("and %d more: see /listeners", len(listeners) - MAX_LISTENERS_LOGGED)
         facts = {
             "event": "ready",
             "listeners": len(self._runtime.listeners),
@@ -210,7 +267,8 @@ class Process:
             await self._reload_wanted.wait()
             self._reload_wanted.clear()
             try:
-                await self._reload()
+                with undisturbed():
+                    await self._reload()
             except Exception:
                 # A fault of ours. What runs goes on running, and the next change is tried again.
                 self._reload_stats.failed += 1
@@ -231,6 +289,10 @@ class Process:
             stats.rejected += 1
             self._say_rejected(planned, "the whole set is refused (--strict)")
             return
+        try:
+            await asyncio.to_thread(self._keep_leases)
+        except vipstate.StateError as exc:
+            log.error("%s: VIPs given since may move at the next start", exc, extra={"event": "state_not_written"})
         applied = await self._runtime.apply(planned.plan)
         try:
             await self._serve_names(planned.plan)
@@ -332,7 +394,8 @@ class Process:
         return [self._resource_row(state) for state in self._planned.resources]
 
     def _resource_row(self, state: ResourceState) -> dict[str, object]:
-        status: dict[str, object] = {"conditions": state.conditions()}
+        status = state.status.as_json() if state.status is not None else {}
+        status["conditions"] = state.conditions()
         runtime = self._runtime
         if state.cluster is not None and runtime is not None:
             cluster = runtime.clusters.get(state.cluster.name)
@@ -351,7 +414,10 @@ class Process:
     # Stop
 
     def _hang_up(self) -> None:
-        """SIGHUP: plan anew even where no file changed; certificates may have expired, the system's CA file moved."""
+        """SIGHUP: read and plan anew even where no file changed; certificates may have expired, the system's CA file
+        moved, a file system may not tell the time of a change.
+        """
+        self._loader.distrust()
         self._snapshot = None
         self._reload_wanted.set()
 
@@ -379,3 +445,9 @@ class Process:
             self._names.close()
         if self._access_log is not None:
             self._access_log.close()
+
+
+def _first_few(failures: list[str], shown: int = 3) -> str:
+    """One line, however many services share a port that is taken."""
+    more = len(failures) - shown
+    return "; ".join(failures[:shown]) + (f"; and {more} more" if more > 0 else "")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
+from functools import cache
 from typing import Any, ClassVar
 
 from pydantic import Field, PrivateAttr
@@ -91,6 +92,7 @@ class HostnameGenerator(Resource):
         return f"template renders to {json.dumps(name)} which is not a valid DNS name: {faults}" if faults else None
 
 
+@cache
 def default_generators() -> tuple[HostnameGenerator, ...]:
     """Those that Kuma creates for MeshExternalServices: for the zone's own, and for those of the whole mesh."""
     return (
