@@ -12,12 +12,15 @@ from dataclasses import dataclass, field
 from ipaddress import ip_address
 from pathlib import Path
 
+from config.plan import MESH_DOMAIN
 from config.template import Variables, parse_variables
 from config.vips import CIDR_VARIABLE, DEFAULT_CIDR, Network, parse_pools
 from proxy import logs
 
 DURATION = re.compile(r"(\d+(?:\.\d+)?)(ns|us|µs|ms|s|m|h)")
 PROXY_TYPES = ("dataplane",)
+Parser = argparse._ActionsContainer
+"""A parser, or a group of its options."""
 UNIT_S = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
 
 
@@ -168,7 +171,7 @@ class _VariablesAction(argparse.Action):
             raise argparse.ArgumentError(self, str(exc)) from exc
 
 
-def add_sources(parser: argparse.ArgumentParser, environ: Mapping[str, str], *, dataplane: bool) -> None:
+def add_sources(parser: Parser, environ: Mapping[str, str], *, dataplane: bool) -> None:
     parser.add_argument(
         "--dataplane-file",
         "-d",
@@ -188,7 +191,7 @@ def add_sources(parser: argparse.ArgumentParser, environ: Mapping[str, str], *, 
     )
 
 
-def add_resources(parser: argparse.ArgumentParser) -> None:
+def add_resources(parser: Parser) -> None:
     parser.add_argument(
         "--resources",
         "-r",
@@ -233,7 +236,7 @@ def add_dns_listener(parser: argparse.ArgumentParser, environ: Mapping[str, str]
     )  # fmt: skip
 
 
-def add_vips(parser: argparse.ArgumentParser, environ: Mapping[str, str]) -> None:
+def add_vips(parser: Parser, environ: Mapping[str, str]) -> None:
     parser.add_argument(
         "--vips", action=argparse.BooleanOptionalAction, default=None,
         help="listen on VIP:match.port for every service of the mesh, and serve their hostnames "
@@ -245,13 +248,31 @@ def add_vips(parser: argparse.ArgumentParser, environ: Mapping[str, str]) -> Non
     )
 
 
-def add_vip_pools(parser: argparse.ArgumentParser, environ: Mapping[str, str]) -> None:
+def add_vip_pools(parser: Parser, environ: Mapping[str, str]) -> None:
     parser.add_argument(
         "--vip-cidr", metavar="CIDR[,CIDR]", type=_type(parse_pools, "a CIDR"),
         default=environ.get(CIDR_VARIABLE) or DEFAULT_CIDR,
         help=f"where VIPs are taken from; inside 127.0.0.0/8 they work at once (default: {DEFAULT_CIDR}) "
         f"[{CIDR_VARIABLE}]",
     )  # fmt: skip
+
+
+SNIPPET_STYLES = ("systemd-resolved", "resolv.conf", "dnsmasq", "docker", "hosts")
+
+
+def add_snippet(parser: argparse.ArgumentParser, environ: Mapping[str, str]) -> None:
+    parser.add_argument(
+        "--format", choices=SNIPPET_STYLES, default=SNIPPET_STYLES[0], help="for what (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--domain", metavar="D", action="append", default=[],
+        help=f"a domain of the mesh's names; repeatable (default: {MESH_DOMAIN})",
+    )  # fmt: skip
+    add_dns_listener(parser, environ)
+    hosts = parser.add_argument_group("for --format hosts, which lists the names")
+    add_sources(hosts, environ, dataplane=False)
+    add_resources(hosts)
+    add_vips(hosts, environ)
 
 
 def add_run(parser: argparse.ArgumentParser, environ: Mapping[str, str]) -> None:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 
+from config import vipstate
 from config.plan import NamePlan
 from proxy.dnsquery import show
-from proxy.exits import EXIT_OK
-from proxy.options import Dns
+from proxy.exits import EXIT_CANNOT_START, EXIT_INVALID, EXIT_OK, EXIT_USAGE
+from proxy.options import Dns, Sources, VirtualIps
+from proxy.reading import read_all
 
 Snippet = Callable[[Dns, Sequence[str]], str]
 
@@ -77,4 +80,22 @@ def hosts(names: Mapping[str, NamePlan]) -> str:
 def snippet(style: str, dns: Dns, domains: Sequence[str]) -> int:
     """``style``: a key of ``SNIPPETS``."""
     sys.stdout.write(SNIPPETS[style](dns, domains))
+    return EXIT_OK
+
+
+def hosts_snippet(sources: Sources, vips: VirtualIps) -> int:
+    """The names of the plan that ``run --vips`` would make."""
+    if sources.dataplane_file is None and sources.dataplane_text is None:
+        print("koguma: --format hosts needs --dataplane-file and --resources: it lists their names", file=sys.stderr)
+        return EXIT_USAGE
+    try:
+        planned, _ = read_all(sources, partial=False, vips=replace(vips, listen=True))
+    except vipstate.StateError as exc:
+        print(f"koguma: {exc}", file=sys.stderr)
+        return EXIT_CANNOT_START
+    for problem in sorted(planned.problems):
+        print(problem.as_text(), file=sys.stderr)
+    if planned.plan is None:
+        return EXIT_INVALID
+    sys.stdout.write(hosts(planned.plan.names))
     return EXIT_OK

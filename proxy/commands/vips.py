@@ -11,16 +11,15 @@ from __future__ import annotations
 
 import errno
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from typing import Any
 
 from pyroute2 import IPRoute, NetlinkError
 
+from config.vips import CIDR_VARIABLE, Network
 from proxy.exits import EXIT_CANNOT_START, EXIT_INVALID, EXIT_OK
-
-Network = IPv4Network | IPv6Network
 
 PROTOCOL = 75
 """Marks the routes that are ours. The numbers from 5 to 255 are for whoever routes (rtnetlink(7)); none is known to
@@ -28,6 +27,7 @@ use this one."""
 TABLE_LOCAL = 255
 TYPE_LOCAL = 2
 IFF_UP = 1
+MIN_PREFIX = 8
 FAMILIES = {4: 2, 6: 10}
 
 
@@ -54,9 +54,11 @@ class Routes:
     def covering(self, network: Network) -> LocalRoute | None:
         """The route that makes the whole network local; an exact one first."""
         routes = sorted(self._all(network.version), key=lambda route: -route.network.prefixlen)
-        return next((route for route in routes if _contains(route.network, network)), None)
+        return next((route for route in routes if _is_within(network, route.network)), None)
 
     def add(self, network: Network) -> None:
+        if network.prefixlen < MIN_PREFIX:
+            raise Failed(f"{network} is too large: this machine would reach nothing else; a /{MIN_PREFIX} at most")
         if not self._netlink.get_links(self._loopback)[0]["flags"] & IFF_UP:
             raise Failed("the loopback interface is down: run `ip link set lo up` first")
         self._change("add", network)
@@ -89,12 +91,13 @@ class Routes:
             raise Failed(_why(exc.code, network)) from exc
 
 
-def vips(action: str, network: Network) -> int:
-    """``action``: ``up``, ``down`` or ``status``."""
+def vips(action: str, pools: Sequence[Network]) -> int:
+    """``action``: ``up``, ``down`` or ``status``. The exit code of ``status`` is 1 where a pool is not local."""
     actions: dict[str, Callable[[Routes, Network], int]] = {"up": _up, "down": _down, "status": _status}
     try:
         with IPRoute() as netlink:
-            return actions[action](Routes(netlink), network)
+            routes = Routes(netlink)
+            return max([actions[action](routes, pool) for pool in pools])
     except Failed as exc:
         print(f"koguma: {exc}", file=sys.stderr)
     except OSError as exc:
@@ -138,10 +141,10 @@ def _describe(route: LocalRoute) -> str:
     return f"route {route.network} ({owner})"
 
 
-def _contains(outer: Network, inner: Network) -> bool:
-    if isinstance(outer, IPv4Network):
-        return isinstance(inner, IPv4Network) and inner.subnet_of(outer)
-    return isinstance(inner, IPv6Network) and inner.subnet_of(outer)
+def _is_within(inner: Network, outer: Network) -> bool:
+    if isinstance(inner, IPv4Network):
+        return isinstance(outer, IPv4Network) and inner.subnet_of(outer)
+    return isinstance(outer, IPv6Network) and inner.subnet_of(outer)
 
 
 def _why(code: int, network: Network) -> str:
@@ -149,6 +152,6 @@ def _why(code: int, network: Network) -> str:
         return (
             f"no permission to make {network} local: that needs CAP_NET_ADMIN in this network namespace "
             "(run this once as root, or in a container with --cap-add NET_ADMIN); "
-            "VIPs inside 127.0.0.0/8 need no privilege: set KUMA_IPAM_MESH_EXTERNAL_SERVICE_CIDR=127.242.0.0/16"
+            f"VIPs inside 127.0.0.0/8 need no privilege: set {CIDR_VARIABLE}=127.242.0.0/16"
         )
     return f"cannot change the route to {network}: {errno.errorcode.get(code, str(code))}"

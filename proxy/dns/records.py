@@ -20,7 +20,7 @@ import dns.name
 import dns.reversename
 from dns.rdatatype import RdataType
 
-from config.plan import NamePlan
+from config.plan import MESH_DOMAIN, NamePlan
 from proxy.dns.message import HEADER, Packed, name_to_text, name_to_wire, no_data, no_such_name, pack_records
 from proxy.dnsquery import Address
 
@@ -29,7 +29,6 @@ MAX_RECORDS = 128
 ABSENT_TTL_S = 5
 """How long it may be remembered that a name does not exist: it will, once somebody writes its file."""
 
-MESH_DOMAIN = "mesh.local"
 _IN_MESH_DOMAIN = f".{MESH_DOMAIN}"
 _MESH_DOMAIN_WIRE = name_to_wire(MESH_DOMAIN)
 
