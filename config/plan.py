@@ -188,6 +188,8 @@ class ListenerPlan:
         return f"[{self.address}]:{self.port}" if self.address.version == 6 else f"{self.address}:{self.port}"
 
 
+MESH_DOMAIN = "mesh.local"
+"""Kuma's own domain, in which its default generators put their hostnames."""
 NAME_TTL_S = 30
 """How long whoever resolves a hostname may remember its addresses. Kuma's."""
 

@@ -1,4 +1,4 @@
-"""The command line: ``koguma run | validate | inspect | diagnose | demo | schema``."""
+"""The command line: ``koguma run | validate | inspect | diagnose | dns | vips | demo | schema``."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import Sequence
 
+from config.plan import MESH_DOMAIN
 from proxy import options
 from proxy.exits import EXIT_USAGE
 
@@ -52,6 +53,15 @@ def parser() -> argparse.ArgumentParser:
     options.add_names(diagnose)
     diagnose.add_argument("--format", choices=["text", "json"], default="text")
 
+    dns = commands.add_parser("dns", help="point a machine or a container at the DNS server")
+    dns_commands = dns.add_subparsers(dest="dns_command", required=True, metavar="COMMAND")
+    snippet = dns_commands.add_parser("snippet", help="print the configuration that does")
+    options.add_snippet(snippet, environ)
+
+    vips = commands.add_parser("vips", help="make virtual IPs reachable: one local route")
+    vips.add_argument("action", choices=["up", "down", "status"])
+    options.add_vip_pools(vips, environ)
+
     commands.add_parser("demo", help="see it work: real TLS services, a refusal explained, a live repair")
 
     schema = commands.add_parser("schema", help="JSON Schema of a kind, for editors")
@@ -91,6 +101,17 @@ def _dispatch(arguments: argparse.Namespace) -> int:
 
             sources = options.sources_of(arguments, os.environ)
             return diagnose(arguments.name, sources, options.names_of(arguments), arguments.format)
+        case "dns":
+            from proxy.commands.dns import hosts_snippet, snippet
+
+            if arguments.format == "hosts":
+                return hosts_snippet(options.sources_of(arguments, os.environ), options.vips_of(arguments))
+            dns = options.Dns(address=arguments.dns_address, port=arguments.dns_port)
+            return snippet(arguments.format, dns, arguments.domain or [MESH_DOMAIN])
+        case "vips":
+            from proxy.commands.vips import vips
+
+            return vips(arguments.action, arguments.vip_cidr)
         case "demo":
             from proxy.commands.demo import demo
 

@@ -23,6 +23,7 @@ from pathlib import Path
 
 from config import vipstate
 from config.load import Loaded, Loader
+from config.plan import Plan
 from config.planner import Health, Planned, Planner, ResourceState, Settings
 from config.problems import Problem
 from config.vips import Lease
@@ -32,6 +33,9 @@ from proxy.admin.server import AdminServer
 from proxy.cluster import Services
 from proxy.collector import undisturbed
 from proxy.dial import Dialer
+from proxy.dns.records import Records
+from proxy.dns.server import DnsServer
+from proxy.dnsquery import show
 from proxy.exits import EXIT_CANNOT_START, EXIT_INVALID, EXIT_OK
 from proxy.files import watch_files
 from proxy.http.access_log import AccessLog
@@ -42,7 +46,7 @@ from proxy.reading import read_dataplane, read_leases, standard_input, wall_cloc
 from proxy.resolver import ResolverPool
 from proxy.runtime import Applied, Runtime
 from proxy.sockets import StartError
-from proxy.stats import ReloadStats
+from proxy.stats import DnsStats, ReloadStats
 from proxy.tasks import spawn
 from proxy.throttle import Throttle
 
@@ -83,6 +87,10 @@ class Process:
         self._runtime: Runtime | None = None
         self._admin: AdminServer | None = None
         self._names: ResolverPool | None = None
+        self._dns_stats = DnsStats()
+        self._dns: DnsServer | None = None
+        self._resolver = Resolver(options.names.upstreams or None, options.names.hosts_file, self._loop.time)
+        self._throttle = Throttle(self._loop.time)
         self._access_log: AccessLog | None = None
         self._stopping = asyncio.Event()
         self._reload_wanted = asyncio.Event()
@@ -178,11 +186,9 @@ class Process:
         assert planned.plan is not None
         options = self._options
         clock = self._loop.time
-        names = options.names
-        resolver = Resolver(names.upstreams or None, names.hosts_file, clock)
-        self._names = ResolverPool(resolver.resolve, clock=clock, scheduler=self._loop, rng=random.Random())
+        self._names = ResolverPool(self._resolver.resolve, clock=clock, scheduler=self._loop, rng=random.Random())
         self._access_log = self._open_access_log()
-        services = Services(Dialer(wall_clock), self._names, Throttle(clock), wall_clock, self._access_log)
+        services = Services(Dialer(wall_clock), self._names, self._throttle, wall_clock, self._access_log)
         limit = ConnectionLimit.from_descriptors()
         runtime = self._runtime = Runtime(planned.plan, services, limit, options.drain_time_s)
         for flag in options.without_effect:
@@ -195,12 +201,25 @@ class Process:
         applied = await runtime.apply(planned.plan)
         if applied.failed:
             raise StartError(_first_few(list(applied.failed.values())))
+        await self._serve_names(planned.plan)
         self._planned = planned
         self._admin = AdminServer(self._admin_context(runtime))
         await self._admin.start(planned.plan.admin.address, planned.plan.admin.port)
         self._state = "LIVE"
         self._reload_stats.generation = 1
         self._say_ready(planned)
+
+    async def _serve_names(self, plan: Plan) -> None:
+        """Give the DNS server the names of the plan; start it once it is wanted. Raises :class:`StartError`."""
+        options = self._options.dns
+        records = Records(plan.names)
+        is_wanted = len(records) > 0 if options.enabled is None else options.enabled
+        if self._dns is None and is_wanted:
+            server = DnsServer(self._resolver, self._dns_stats, self._throttle)
+            await server.start(options.address, options.port, self._options.names.upstreams)
+            self._dns = server
+        if self._dns is not None:
+            self._dns.records = records
 
     def _open_access_log(self) -> AccessLog | None:
         path = self._options.access_log
@@ -226,6 +245,7 @@ class Process:
             "services": len(planned.plan.clusters),
             "broken": sum(state.health is not Health.GOOD for state in planned.resources),
             "admin": f"{planned.plan.admin.address}:{self._admin.port}",
+            "dns": show(self._dns.own) if self._dns is not None else None,
         }
         # Not a log line: whoever starts us waits for this one, whatever the log level.
         line = json.dumps(facts) if self._options.log_format == "json" else "koguma ready"
@@ -274,6 +294,10 @@ class Process:
         except vipstate.StateError as exc:
             log.error("%s: VIPs given since may move at the next start", exc, extra={"event": "state_not_written"})
         applied = await self._runtime.apply(planned.plan)
+        try:
+            await self._serve_names(planned.plan)
+        except StartError as exc:
+            log.error("the DNS server does not run: %s", exc, extra={"event": "dns_failed"})
         self._planned = planned
         stats.generation += 1
         stats.success += 1
@@ -329,6 +353,7 @@ class Process:
             state=lambda: "DRAINING" if self._failing_health else self._state,
             resources=self._resources,
             reload=self._reload_stats,
+            dns=self._dns_stats,
             node_id=f"{runtime.plan.proxy.mesh}.{runtime.plan.proxy.name}",
             started_s=self._loop.time(),
             started_at=wall_clock(),
@@ -414,6 +439,8 @@ class Process:
             await self._runtime.close()
         if self._admin is not None:
             await self._admin.close()
+        if self._dns is not None:
+            await self._dns.close()
         if self._names is not None:
             self._names.close()
         if self._access_log is not None:

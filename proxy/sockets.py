@@ -27,15 +27,16 @@ def keep_alive(sock: socket.socket) -> None:
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, KEEPALIVE_PROBES)
 
 
-def bind(address: str, port: int) -> socket.socket:
-    """A bound TCP socket, not yet listening. Raises :class:`StartError` with one clear line."""
+def bind(address: str, port: int, kind: socket.SocketKind = socket.SOCK_STREAM) -> socket.socket:
+    """A bound socket, not yet listening. Raises :class:`StartError` with one clear line."""
     where = f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
     try:
-        sock = socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET, socket.SOCK_STREAM)
+        sock = socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET, kind)
     except OSError as exc:
         raise StartError(f"cannot listen on {where}: {reason(exc)}") from exc
     try:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if kind is socket.SOCK_STREAM:  # on UDP it would let two processes share the port
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if sock.family == socket.AF_INET6:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         sock.bind((address, port))

@@ -292,3 +292,50 @@ class ReloadStats(Stats):
     rejected: int
     failed: int
     generation: int
+
+
+class DnsStats(Stats):
+    """``koguma.dns.*``: the questions at our port, and those that we asked."""
+
+    counters = (
+        "udp_queries",
+        "tcp_queries",
+        "answered",
+        "forwarded",
+        "cache_hits",
+        "refused",
+        "ignored",
+        "truncated",
+        "overflow",
+        "tcp_overflow",
+        "upstream_queries",
+        "upstream_failures",
+        "upstream_unanswered",
+    )
+    gauges = ("names", "forwarding", "cached", "tcp_active")
+    histograms = ("upstream_ms",)
+    __slots__ = tuple(_slot(name) for name in counters + gauges + histograms)
+
+    udp_queries: int
+    tcp_queries: int
+    answered: int
+    """Questions for our own names."""
+    forwarded: int
+    """The others; ``cache_hits`` of them were answered from the cache."""
+    cache_hits: int
+    refused: int
+    """Questions that got an error: malformed, or of a kind that is not answered."""
+    ignored: int
+    truncated: int
+    overflow: int
+    """Questions that got SERVFAIL since too many are being forwarded."""
+    tcp_overflow: int
+    upstream_queries: int
+    upstream_failures: int
+    upstream_unanswered: int
+    """Questions that no resolver answered."""
+    names: int
+    forwarding: int
+    cached: int
+    tcp_active: int
+    upstream_ms: Histogram

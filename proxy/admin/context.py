@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from typing import Protocol
 
 from proxy.runtime import Runtime
-from proxy.stats import ReloadStats
+from proxy.stats import DnsStats, ReloadStats
 
 
 class Actions(Protocol):
@@ -44,5 +44,6 @@ class AdminContext:
     started_at: datetime
     actions: Actions
     options: Mapping[str, object] = field(default_factory=dict)
+    dns: DnsStats = field(default_factory=DnsStats)
     concurrency: int = 1
     utc_now: Callable[[], datetime] = _utc_now

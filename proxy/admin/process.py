@@ -132,8 +132,8 @@ def reset_counters(context: AdminContext, request: Request) -> Response:
     """Counters alone, as Envoy does; of bytes, those of connections that have ended."""
     runtime = context.runtime
     clusters, listeners = runtime.clusters.values(), runtime.listeners.values()
-    counting: list[Stats] = [context.reload, *(one.stats for one in clusters), *(one.stats for one in listeners)]
-    for stats in itertools.chain(counting, (one.http for one in listeners)):
+    counting: list[Stats] = [context.reload, context.dns, *(one.stats for one in clusters)]
+    for stats in itertools.chain(counting, (one.stats for one in listeners), (one.http for one in listeners)):
         stats.reset_counters()
     for watch in itertools.chain.from_iterable(cluster.watches for cluster in clusters):
         watch.update_attempt = watch.update_success = watch.update_failure = 0
