@@ -9,12 +9,14 @@ what was good before); services whose document and secrets did not change are no
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from enum import StrEnum
 from ipaddress import ip_address
+from itertools import chain
 from pathlib import PurePath
 
+from config.extension import NOTHING, Extensions, NoExtensions, Supplied
 from config.hostnames import age, with_defaults
 from config.load import Document, Key, Loaded
 from config.naming import Named, Naming, ServiceStatus
@@ -48,7 +50,7 @@ from config.resources.dataplane import (
 )
 from config.resources.hostnamegenerator import HostnameGenerator
 from config.resources.mesh import Mesh
-from config.resources.meshexternalservice import MeshExternalService
+from config.resources.meshexternalservice import Extension, MeshExternalService
 from config.resources.meta import Meta
 from config.resources.names import is_ip
 from config.resources.registry import KINDS
@@ -118,6 +120,8 @@ class Planned:
     plan: Plan | None
     problems: tuple[Problem, ...]
     resources: tuple[ResourceState, ...]
+    extended: Mapping[Key, Extension] = field(default_factory=dict)
+    """The services whose endpoints an extension has to supply."""
 
     @property
     def has_errors(self) -> bool:
@@ -129,6 +133,8 @@ class _GoodService:
     document: Document
     secrets: tuple[tuple[str, bytes | None], ...]
     """What it referred to, and what that held: the service is compiled anew when one changes."""
+    supplied: Supplied | None
+    """Likewise, by its extension."""
     compiled: Compiled
     warnings: tuple[Problem, ...]
 
@@ -170,6 +176,7 @@ class Settings:
     """What virtual IPs are taken from: at most one CIDR of each IP version."""
     leases: tuple[Lease, ...] = ()
     """The virtual IPs that were given away before."""
+    extensions: Extensions = field(default_factory=NoExtensions)
 
 
 class Planner:
@@ -207,7 +214,7 @@ class Planner:
             used.add((mesh, name))
             return secrets.get((mesh, name))
 
-        compiler = ServiceCompiler(secret, now, self._settings.environ)
+        compiler = ServiceCompiler(secret, now, self._settings.environ, self._settings.extensions)
         for key, document in current.items():
             if key[0] == MeshExternalService.kind:
                 used.clear()
@@ -225,7 +232,19 @@ class Planner:
         if dataplane is not None:
             found, plan = self._dataplane_plan(resources, current, named)
             problems.extend(found)
-        return Planned(plan, tuple(problems), tuple(states.values()))
+        return Planned(plan, tuple(problems), tuple(states.values()), self._extended(current, plan))
+
+    def _extended(self, current: Mapping[Key, Document], plan: Plan | None) -> dict[Key, Extension]:
+        """Of the plan's mesh; in force, or about to be."""
+        found: dict[Key, Extension] = {}
+        if plan is None:
+            return found
+        in_force = ((key, service.document) for key, service in self._services.items())
+        for key, document in chain(in_force, current.items()):
+            service = document.resource
+            if isinstance(service, MeshExternalService) and service.extension is not None and key[1] == plan.proxy.mesh:
+                found[key] = service.extension
+        return found
 
     def _show(self, states: dict[Key, ResourceState], named: Named, problems: list[Problem]) -> None:
         """Put the statuses into the rows. Rows that stay the same stay the same objects."""
@@ -300,13 +319,15 @@ class Planner:
         service = document.resource
         if not isinstance(service, MeshExternalService):
             return [], self._broken(key, document, document.problems)
+        supplied = self._settings.extensions.supplied(key) if service.extension is not None else None
         if (
             good is None
             or good.document is not document
+            or good.supplied is not supplied
             or any(secrets.get((document.mesh, name)) != content for name, content in good.secrets)
         ):
             try:
-                compiled = compiler.compile(service)
+                compiled = compiler.compile(service, supplied or NOTHING)
             except Unusable as exc:
                 severity = Severity.WARNING if exc.missing and self._settings.partial else Severity.ERROR
                 problem = document.problem(exc.field, exc.message, severity)
@@ -314,7 +335,7 @@ class Planner:
                 return [problem], self._broken(key, document, (*document.problems, fault))
             contents = tuple((name, secrets.get((mesh, name))) for mesh, name in sorted(used))
             warnings = tuple(document.problem(field, text, Severity.WARNING) for field, text in compiled.warnings)
-            good = self._services[key] = _GoodService(document, contents, compiled, warnings)
+            good = self._services[key] = _GoodService(document, contents, supplied, compiled, warnings)
         return good.warnings, self._on_terms(key).row
 
     def _broken(self, key: Key, document: Document, problems: tuple[Problem, ...]) -> ResourceState:

@@ -37,6 +37,8 @@ from proxy.dns.records import Records
 from proxy.dns.server import DnsServer
 from proxy.dnsquery import show
 from proxy.exits import EXIT_CANNOT_START, EXIT_INVALID, EXIT_OK
+from proxy.extensions.host import ExtensionHost
+from proxy.extensions.registry import Registry
 from proxy.files import watch_files
 from proxy.http.access_log import AccessLog
 from proxy.listener import ConnectionLimit
@@ -62,11 +64,14 @@ class Snapshot:
 
     resources: Loaded
     dataplane: Loaded
+    supplies: int = 0
+    """The version of what extensions have supplied."""
 
     def is_same_as(self, other: Snapshot | None) -> bool:
         """Whether nothing was read that was not read before. Documents of unchanged files are the same objects."""
         return (
             other is not None
+            and self.supplies == other.supplies
             and self.dataplane == other.dataplane
             and self.resources.problems == other.resources.problems
             and len(self.resources.documents) == len(other.resources.documents)
@@ -91,6 +96,7 @@ class Process:
         self._dns: DnsServer | None = None
         self._resolver = Resolver(options.names.upstreams or None, options.names.hosts_file, self._loop.time)
         self._throttle = Throttle(self._loop.time)
+        self._extensions = ExtensionHost(Registry(), lambda: self._reload_wanted.set(), self._resolver.nameservers)
         self._access_log: AccessLog | None = None
         self._stopping = asyncio.Event()
         self._reload_wanted = asyncio.Event()
@@ -142,6 +148,7 @@ class Process:
             vips=options.vips.listen,
             pools=options.vips.pools,
             leases=self._read_leases(),
+            extensions=self._extensions,
         )
         return Planner(settings)
 
@@ -174,9 +181,11 @@ class Process:
 
     def _read(self) -> Snapshot:
         sources = self._options.sources
+        supplies = self._extensions.version  # first: what is supplied meanwhile is planned once more
         return Snapshot(
             self._loader.load(sources.resources),
             read_dataplane(sources, self._stdin),
+            supplies,
         )
 
     def _plan(self, snapshot: Snapshot) -> Planned:
@@ -202,6 +211,7 @@ class Process:
         if applied.failed:
             raise StartError(_first_few(list(applied.failed.values())))
         await self._serve_names(planned.plan)
+        self._extensions.apply(planned.extended)
         self._planned = planned
         self._admin = AdminServer(self._admin_context(runtime))
         await self._admin.start(planned.plan.admin.address, planned.plan.admin.port)
@@ -298,6 +308,7 @@ class Process:
             await self._serve_names(planned.plan)
         except StartError as exc:
             log.error("the DNS server does not run: %s", exc, extra={"event": "dns_failed"})
+        self._extensions.apply(planned.extended)
         self._planned = planned
         stats.generation += 1
         stats.success += 1
@@ -437,6 +448,7 @@ class Process:
     async def _close(self) -> None:
         if self._runtime is not None:
             await self._runtime.close()
+        self._extensions.close()
         if self._admin is not None:
             await self._admin.close()
         if self._dns is not None:

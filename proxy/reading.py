@@ -10,6 +10,7 @@ from config import vipstate
 from config.load import Loaded, Loader, load_dataplane
 from config.planner import Planned, Planner, Settings
 from config.vips import Lease
+from proxy.extensions.registry import InstalledExtensions
 from proxy.options import Sources, VirtualIps
 
 
@@ -42,7 +43,14 @@ def read_leases(vips: VirtualIps) -> tuple[Lease, ...]:
 def read_all(sources: Sources, partial: bool, vips: VirtualIps | None = None) -> tuple[Planned, Planner]:
     """For the commands that read once and do not stay. Raises :class:`~config.vipstate.StateError`."""
     vips = vips or VirtualIps()
-    settings = Settings(os.environ, partial=partial, vips=vips.listen, pools=vips.pools, leases=read_leases(vips))
+    settings = Settings(
+        os.environ,
+        partial=partial,
+        vips=vips.listen,
+        pools=vips.pools,
+        leases=read_leases(vips),
+        extensions=InstalledExtensions(),
+    )
     planner = Planner(settings)
     dataplane = read_dataplane(sources, standard_input(sources))
     return planner.plan(Loader().load(sources.resources), dataplane, wall_clock()), planner
