@@ -133,7 +133,7 @@ class Handler(Protocol):
 class Connection:
     """See the module. ``new_stream``: makes the streams of a server; without it the role is the client's.
 
-    ``streams``: those that are open. ``draining``: no more will be. ``closed``: nothing is heard any more.
+    ``streams``: those that are open. ``draining``: no more will be. ``settled``: the peer's SETTINGS have come. ``closed``: nothing is heard any more.
     ``malformed``: requests that were reset before there was a stream for them (RFC 9113 §8.1.1). ``encoder``,
     ``send_window``, ``useful``, ``ready``, ``paused`` and the methods in the last section are for streams.
     """
@@ -143,8 +143,8 @@ class Connection:
         "_gathering", "_goaway_final", "_grant_at", "_heads", "_held", "_ignored", "_last_id", "_limits",
         "_max_streams", "_mode", "_new_stream", "_next_id", "_opened", "_padding_left", "_partial",
         "_peer_stream_window", "_pings", "_pumping", "_reset_count", "_reset_streams", "_resets", "_settings",
-        "_settings_frames", "_settled", "_skipped", "_trailers", "_unsent", "_used", "_windows", "closed", "draining",
-        "encoder", "handler", "malformed", "out", "paused", "ready", "send_window", "streams", "useful",
+        "_settings_frames", "_skipped", "_trailers", "_unsent", "_used", "_windows", "closed", "draining",
+        "encoder", "handler", "malformed", "out", "paused", "ready", "send_window", "settled", "streams", "useful",
     )  # fmt: skip
 
     def __init__(
@@ -181,7 +181,7 @@ class Connection:
         self._last_id = -1  # the peer's latest
         self._next_id = 1  # ours
         self._max_streams = settings.max_concurrent_streams if new_stream else STREAMS_BEFORE_SETTINGS
-        self._settled = False  # the peer's SETTINGS have come
+        self.settled = False  # the peer's SETTINGS have come
         self._goaway_final = False
         self._opened = self._reset_count = 0
         self._reset_streams: dict[int, bool] = {}  # whether it was us
@@ -744,9 +744,9 @@ class Connection:
             ours = self._settings.max_concurrent_streams
             if MAX_CONCURRENT_STREAMS in values:
                 self._max_streams = min(values[MAX_CONCURRENT_STREAMS], ours)
-            elif not self._settled:
+            elif not self.settled:
                 self._max_streams = ours
-            self._settled = True
+            self.settled = True
             if self._max_streams > before:
                 self.handler.on_capacity()
         self._pump()
