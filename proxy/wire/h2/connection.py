@@ -5,7 +5,7 @@ How receiving works
     all others have a method. Data is handed on as it arrives, a frame's parts one by one; every other frame is
     gathered until it is whole (at most 16 KiB), and a field block until its last CONTINUATION (``max_block_bytes``).
     A block that has come before and that no change of the dynamic table lies behind is not decoded again:
-    ``_heads`` and ``_trailers`` know what it meant.
+    ``_requests``, ``_responses`` and ``_trailers`` know what it meant.
 
 Who is at fault for what
     A rule about the connection ends it: GOAWAY goes to ``out`` and :class:`Broken` is raised. A rule about a stream
@@ -139,12 +139,13 @@ class Connection:
     """
 
     __slots__ = (
-        "_body_left", "_body_stream", "_continuations", "_decoder", "_empty", "_forgotten_id", "_gathered",
-        "_gathering", "_goaway_final", "_grant_at", "_heads", "_held", "_ignored", "_last_id", "_limits",
-        "_max_streams", "_mode", "_new_stream", "_next_id", "_opened", "_padding_left", "_partial",
-        "_peer_stream_window", "_pings", "_pumping", "_reset_count", "_reset_streams", "_resets", "_settings",
-        "_settings_frames", "_skipped", "_trailers", "_unsent", "_used", "_windows", "closed", "draining",
-        "encoder", "handler", "malformed", "out", "paused", "ready", "send_window", "settled", "streams", "useful",
+        "_body_left", "_body_stream", "_continuations", "_decoder", "_empty", "_expected_id", "_forgotten_id",
+        "_gathered", "_gathering", "_goaway_final", "_grant_at", "_held", "_ignored", "_limits", "_max_streams",
+        "_mode", "_new_stream", "_next_id", "_opened", "_padding_left", "_partial", "_peer_stream_window", "_pings",
+        "_pumping", "_requests", "_reset_count", "_reset_streams", "_resets", "_responses", "_settings",
+        "_settings_frames", "_skipped", "_stream_grant_at", "_tells_capacity", "_trailers", "_unsent", "_used",
+        "_windows", "closed", "draining", "encoder", "handler", "malformed", "out", "paused", "ready",
+        "send_window", "settled", "streams", "useful",
     )  # fmt: skip
 
     def __init__(
@@ -158,6 +159,7 @@ class Connection:
         self.streams: dict[int, Stream] = {}
         self.out: list[bytes] = []
         self.draining = self.closed = False
+        self._tells_capacity = new_stream is None
         self.malformed = 0
         self._new_stream = new_stream
         self._settings = settings
@@ -172,14 +174,16 @@ class Connection:
         self._gathered = bytearray()
         self._continuations = 0
         self._decoder = Decoder()
-        self._heads: tuple[dict[bytes, RequestHead | ResponseHead], ...] = ({}, {}, {}, {})
+        self._requests: tuple[dict[bytes, RequestHead], ...] = ({}, {})  # without and with END_STREAM
+        self._responses: tuple[dict[bytes, ResponseHead], ...] = ({}, {}, {}, {})  # and, behind them, to HEAD
         self._trailers: dict[bytes, list[Field]] = {}
         self._used = self._held = 0  # of the connection's window, as in a stream
         self._grant_at = settings.connection_window_bytes // 2
+        self._stream_grant_at = settings.stream_window_bytes // 2
 
         # Streams.
-        self._last_id = -1  # the peer's latest
-        self._next_id = 1  # ours
+        self._expected_id = 1  # of the client's next stream; for a client, no stream
+        self._next_id = 1 if new_stream is None else LARGEST_ID + 1  # of ours
         self._max_streams = settings.max_concurrent_streams if new_stream else STREAMS_BEFORE_SETTINGS
         self.settled = False  # the peer's SETTINGS have come
         self._goaway_final = False
@@ -233,30 +237,24 @@ class Connection:
     @property
     def can_open(self) -> bool:
         """Client: may a stream be opened now?"""
-        return (
-            len(self.streams) < self._max_streams
-            and not self.draining
-            and not self.closed
-            and self._next_id <= LARGEST_ID
-        )
+        return len(self.streams) < self._max_streams and not self.draining and self._next_id <= LARGEST_ID
 
     def open(self, stream: Stream, method: bytes, block: FieldBlock, late: bytes = b"", end: bool = False) -> None:
         """Client: send a request. ``method`` as in ``block``. ``end``: it has no body. Look at ``can_open`` first."""
-        if not self.can_open or self._new_stream is not None:
+        if len(self.streams) >= self._max_streams or self.draining or self._next_id > LARGEST_ID:
             raise RuntimeError("no stream may be opened here")
         stream_id = stream.id = self._next_id
         self._next_id = stream_id + 2
         self.streams[stream_id] = stream
         self._opened += 1
         stream._connection = self
-        stream._grant_at = self._settings.stream_window_bytes // 2
+        stream._grant_at = self._stream_grant_at
         stream._window = self._peer_stream_window
         if method == b"HEAD":
             stream._head_asked = True
         if end:
             stream.local_ended = stream._sent_end = True
-        encoder = self.encoder
-        self.send_block(stream_id, (encoder.remembered.get(block) or encoder.encode(block)) + late, end)
+        self.send_block(stream_id, block, late, end)
 
     def pause(self) -> None:
         """The transport takes no more: data waits."""
@@ -275,11 +273,11 @@ class Connection:
         if self.closed or self._goaway_final:
             return
         if self._new_stream is not None and code is ErrorCode.NO_ERROR and not self.draining:
-            self.draining = True
+            self.draining = self._tells_capacity = True
             self._write(goaway_frame(LARGEST_ID, code) + ping_frame(_FAREWELL, ack=False))
             return
-        self.draining = self._goaway_final = True
-        self._write(goaway_frame(max(self._last_id, 0), code))
+        self.draining = self._goaway_final = self._tells_capacity = True
+        self._write(goaway_frame(max(self._expected_id - 2, 0), code))
 
     def abandon(self, code: ErrorCode = ErrorCode.INTERNAL_ERROR) -> None:
         """The connection is lost, and with it every stream."""
@@ -288,7 +286,7 @@ class Connection:
         self.streams.clear()
         self.ready.clear()
         for stream in streams:
-            stream.closed = True
+            stream.closed = stream._deaf = True
             stream.queued = 0
             stream._queue = None
         for stream in streams:
@@ -317,6 +315,7 @@ class Connection:
         """Work through ``data[at:]``, which starts with a frame, and keep what is incomplete of the last one."""
         size = len(data)
         streams = self.streams
+        requests = self._requests
         while size - at >= HEAD_BYTES and not self.closed:
             high, low, kind, flags, stream_id = unpack_head(data, at)
             length = high << 8 | low
@@ -335,16 +334,31 @@ class Connection:
                     continue
                 if self._admit(stream, length, length, flags):
                     self.useful += 1
-                    stream.on_data(data[start:end])
-                    if flags & END_STREAM and not stream.closed:
-                        self._end_remote(stream, None)
+                    if flags & END_STREAM:
+                        self._end_remote(stream, data[start:end], None)
+                    else:
+                        stream.on_data(data[start:end])
             elif end > size:
                 break
             elif kind == HEADERS:
-                if flags & (END_HEADERS | PADDED | WITH_PRIORITY) == END_HEADERS:
-                    self._receive_block(stream_id, flags & END_STREAM, data[start:end])
-                else:
+                if flags & (END_HEADERS | PADDED | WITH_PRIORITY) != END_HEADERS:
                     self._receive_odd_headers(stream_id, flags, data[start:end])
+                    at = end
+                    continue
+                block = data[start:end]
+                ended = flags & END_STREAM
+                stream = streams.get(stream_id)
+                if stream is None:
+                    head = requests[ended].get(block)
+                    if head is not None and stream_id == self._expected_id and len(streams) < self._max_streams:
+                        self._expected_id = stream_id + 2
+                        self._begin(stream_id, ended, head)
+                    else:
+                        self._receive_block(stream_id, ended, block)
+                elif stream._left == NO_HEAD_YET:
+                    self._receive_response(stream, ended, block)
+                else:
+                    self._receive_block(stream_id, ended, block)
             elif kind <= CONTINUATION:
                 _RECEIVE[kind](self, stream_id, flags, data[start:end])
             else:
@@ -471,9 +485,10 @@ class Connection:
             return
         if piece:
             self.useful += 1
+        if ends:
+            self._end_remote(stream, piece, None)
+        elif piece:
             stream.on_data(piece)
-        if ends and not stream.closed:
-            self._end_remote(stream, None)
 
     # Receiving: windows (RFC 9113 §5.2)
 
@@ -549,7 +564,7 @@ class Connection:
         """A whole field block: a request, a response or trailers."""
         stream = self.streams.get(stream_id)
         if stream is None:
-            if self._new_stream is None or stream_id <= self._last_id or not stream_id & 1:
+            if self._new_stream is None or stream_id < self._expected_id or not stream_id & 1:
                 self._decode(block)
                 self._refuse_stray(stream_id, HEADERS)
             else:
@@ -568,10 +583,10 @@ class Connection:
 
     def _receive_request(self, stream_id: int, ended: int, block: bytes, depends_on_itself: bool) -> None:
         assert self._new_stream is not None
-        if stream_id != self._last_id + 2:
+        if stream_id != self._expected_id:
             self._note_skip(stream_id)
-        self._last_id = stream_id
-        head = self._heads[ended].get(block)
+        self._expected_id = stream_id + 2
+        head = self._requests[ended].get(block)
         refused: BadMessage | None = None
         if head is None:
             changes = self._decoder.changes
@@ -587,7 +602,7 @@ class Connection:
                 self._reset_unopened(stream_id, ErrorCode.PROTOCOL_ERROR)
                 return
             else:
-                self._remember(self._heads[ended], block, head, changes)
+                self._remember(self._requests[ended], block, head, changes)
         if self._goaway_final:
             self._note_reset(stream_id, by_us=True)  # RFC 9113 §6.8: ignored
             return
@@ -599,27 +614,32 @@ class Connection:
             self.malformed += 1
             self._reset_unopened(stream_id, ErrorCode.PROTOCOL_ERROR)
             return
-        stream = self._new_stream()
+        self._begin(stream_id, ended, head, refused)
+
+    def _begin(self, stream_id: int, ended: int, head: RequestHead | None, refused: BadMessage | None = None) -> None:
+        """A request, or one that is not served."""
+        stream = self._new_stream()  # type: ignore[misc] # there is one: we are the server
         stream.id = stream_id
         stream._connection = self
-        stream._grant_at = self._settings.stream_window_bytes // 2
+        stream._grant_at = self._stream_grant_at
         stream._window = self._peer_stream_window
         self.streams[stream_id] = stream
         self._opened += 1
         self.useful += 1
-        if refused is not None:
-            stream._left = UNKNOWN
-            stream.on_refused(refused)
-        else:
-            assert head is not None
+        if ended:
+            stream.remote_ended = True
+        if head is not None:
             body = head.body
             stream._left = body if body >= 0 else body + 1  # NONE: 0. CHUNKED: UNKNOWN
             stream.on_head(head)
-        if ended and not stream.closed:
-            self._end_remote(stream, None)
+        elif refused is not None:
+            stream._left = UNKNOWN
+            stream.on_refused(refused)
+        if ended and not stream._deaf:
+            stream.on_end(None)
 
     def _receive_response(self, stream: Stream, ended: int, block: bytes) -> None:
-        heads = self._heads[ended + 2 * stream._head_asked]
+        heads = self._responses[ended + 2 * stream._head_asked]
         head = heads.get(block)
         if head is None:
             changes = self._decoder.changes
@@ -632,7 +652,6 @@ class Connection:
                 self._fail(stream, ErrorCode.PROTOCOL_ERROR, str(bad))
                 return
             self._remember(heads, block, head, changes)
-        assert isinstance(head, ResponseHead)
         self.useful += 1
         if head.status < 200:
             stream._interim += 1
@@ -643,9 +662,18 @@ class Connection:
             return
         body = head.body
         stream._left = body if body >= 0 else body + 1
+        if not ended:
+            stream.on_head(head)
+            return
+        stream.remote_ended = True
+        over = stream._sent_end
+        if over:
+            self._forget(stream)
         stream.on_head(head)
-        if ended and not stream.closed:
-            self._end_remote(stream, None)
+        if not stream._deaf:
+            stream.on_end(None)
+        if over:
+            self._stream_over()
 
     def _receive_trailers(self, stream: Stream, ended: int, block: bytes) -> None:
         trailers = self._trailers.get(block)
@@ -665,7 +693,7 @@ class Connection:
         elif stream._left > 0:
             self._fail(stream, ErrorCode.PROTOCOL_ERROR, "body of another length than content-length says")
         else:
-            self._end_remote(stream, trailers)
+            self._end_remote(stream, b"", trailers)
 
     def _decode(self, block: bytes) -> list[Field]:
         """Every block passes through here, or through the tables that this keeps right."""
@@ -678,8 +706,10 @@ class Connection:
         except BadBlock:
             self._break(ErrorCode.COMPRESSION_ERROR, "field block that cannot be decompressed")
         if decoder.changes != changes:
-            for table in self._heads:
-                table.clear()
+            for requests in self._requests:
+                requests.clear()
+            for responses in self._responses:
+                responses.clear()
             self._trailers.clear()
         return fields
 
@@ -840,32 +870,37 @@ class Connection:
 
     # Ends
 
-    def _end_remote(self, stream: Stream, trailers: list[Field] | None) -> None:
+    def _end_remote(self, stream: Stream, data: bytes, trailers: list[Field] | None) -> None:
+        """The peer's side is complete with this; it is known while the last piece is heard."""
         stream.remote_ended = True
-        if not stream._sent_end:
+        over = stream._sent_end
+        if over:
+            self._forget(stream)
+        if data:
+            stream.on_data(data)
+        if not stream._deaf:
             stream.on_end(trailers)
-            return
-        self._forget(stream)
-        stream.on_end(trailers)
-        self._stream_over()
+        if over:
+            self._stream_over()
 
     def _forget(self, stream: Stream) -> None:
+        """It is closed."""
         del self.streams[stream.id]
         stream.closed = True
         if stream._held:
             self._held -= stream._held
             stream._held = 0
             self._grant()
-        if stream.queued:
-            stream.queued = 0
-            stream._queue = None
 
     def _stream_over(self) -> None:
-        if self._new_stream is None or self.draining:
+        if self._tells_capacity:
             self.handler.on_capacity()
 
     def _drop(self, stream: Stream, by_us: bool) -> None:
+        stream._deaf = True
         self._forget(stream)
+        stream.queued = 0
+        stream._queue = None
         self._note_reset(stream.id, by_us)
 
     def _fail(self, stream: Stream, code: ErrorCode, fault: str) -> None:
@@ -893,7 +928,7 @@ class Connection:
     def _break(self, code: ErrorCode, detail: str, over_budget: bool = False) -> NoReturn:
         """RFC 9113 §5.4.1."""
         self.closed = self.draining = True
-        self._write(goaway_frame(max(self._last_id, 0), code))
+        self._write(goaway_frame(max(self._expected_id - 2, 0), code))
         raise Broken(code, detail, over_budget)
 
     # Streams that are no more (RFC 9113 §5.1)
@@ -902,8 +937,7 @@ class Connection:
         """A frame for a stream that is not open, and that does not open it."""
         if not stream_id:
             self._break(ErrorCode.PROTOCOL_ERROR, "frame without a stream")
-        ours = self._new_stream is None
-        if not stream_id & 1 or stream_id >= self._next_id if ours else stream_id > self._last_id:
+        if not stream_id & 1 or stream_id >= (self._next_id if self._new_stream is None else self._expected_id):
             self._break(ErrorCode.PROTOCOL_ERROR, "frame for an idle stream")
         if kind in (RST_STREAM, WINDOW_UPDATE):
             self._spend(self._ignored, "frames for closed streams")
@@ -929,7 +963,7 @@ class Connection:
             self._forgotten_id = max(self._forgotten_id, oldest)
 
     def _note_skip(self, stream_id: int) -> None:
-        self._skipped.append(range(self._last_id + 2, stream_id, 2))
+        self._skipped.append(range(self._expected_id, stream_id, 2))
         if len(self._skipped) > SKIPS_REMEMBERED:
             self._skipped.pop(0)
 
@@ -956,18 +990,18 @@ class Connection:
 
     # For streams
 
-    def send_block(self, stream_id: int, block: bytes, end: bool) -> None:
+    def send_block(self, stream_id: int, block: FieldBlock, late: bytes, end: bool) -> None:
         """HEADERS, and CONTINUATION where one frame does not do."""
-        size = len(block)
-        flags = END_HEADERS | end
-        if size <= FRAME_BYTES:
-            self._write(pack_head(size >> 8, size & 0xFF, HEADERS, flags, stream_id) + block)
+        encoder = self.encoder
+        encoded = (encoder.remembered.get(block) or encoder.encode(block)) + late
+        size = len(encoded)
+        if size > FRAME_BYTES:
+            self._write(_split(stream_id, encoded, end))
             return
-        pieces = [frame(HEADERS, end, stream_id, block[:FRAME_BYTES])]
-        for at in range(FRAME_BYTES, size, FRAME_BYTES):
-            last = END_HEADERS if at + FRAME_BYTES >= size else 0
-            pieces.append(frame(CONTINUATION, last, stream_id, block[at : at + FRAME_BYTES]))
-        self._write(b"".join(pieces))
+        out = self.out
+        out.append(pack_head(size >> 8, size & 0xFF, HEADERS, END_HEADERS | end, stream_id) + encoded)
+        if len(out) == 1:
+            self.handler.on_output()
 
     def finish(self, stream: Stream) -> None:
         """Both sides have ended, and ours has gone out."""
@@ -983,7 +1017,7 @@ class Connection:
         """It is read from again."""
         self._held -= stream._held
         stream._held = 0
-        stream._grant_at = self._settings.stream_window_bytes // 2
+        stream._grant_at = self._stream_grant_at
         self._grant()
         if stream._used >= stream._grant_at and not stream.remote_ended:
             self._write(window_update_frame(stream.id, stream._used))
@@ -1042,6 +1076,15 @@ class Connection:
         out.append(data)
         if len(out) == 1:
             self.handler.on_output()
+
+
+def _split(stream_id: int, block: bytes, end: bool) -> bytes:
+    """A block that is too large for one frame (RFC 9113 §4.3)."""
+    frames = [frame(HEADERS, end, stream_id, block[:FRAME_BYTES])]
+    for at in range(FRAME_BYTES, len(block), FRAME_BYTES):
+        flags = END_HEADERS if at + FRAME_BYTES >= len(block) else 0
+        frames.append(frame(CONTINUATION, flags, stream_id, block[at : at + FRAME_BYTES]))
+    return b"".join(frames)
 
 
 _RECEIVE: Final[dict[int, Callable[[Connection, int, int, bytes], None]]] = {

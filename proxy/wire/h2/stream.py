@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 from proxy.wire import BadMessage, Field
 from proxy.wire.h2.codes import ErrorCode
@@ -35,12 +35,13 @@ class Stream:
     """To be subclassed. One object per stream and side; use it once.
 
     ``id``: 0 before it is opened. ``queued``: bytes of DATA that wait to be sent. ``local_ended``: our side is
-    complete, as far as we were told. ``remote_ended``: the peer's is. ``closed``: it is over, and whatever it is told
-    is ignored. ``fault``: which rule the peer broke, if that was the end. Private attributes are the connection's.
+    complete, as far as we were told. ``remote_ended``: the peer's is, with what is being heard. ``closed``: it is over,
+    and whatever it is told is ignored. ``fault``: which rule the peer broke, if that was the end. Private attributes
+    are the connection's.
     """
 
     __slots__ = (
-        "_connection", "_grant_at", "_head_asked", "_held", "_interim", "_left", "_paused", "_queue", "_ready",
+        "_connection", "_deaf", "_grant_at", "_head_asked", "_held", "_interim", "_left", "_paused", "_queue", "_ready",
         "_sent_end", "_tail", "_used", "_window", "closed", "fault", "id", "local_ended", "queued", "remote_ended",
     )  # fmt: skip
 
@@ -52,7 +53,7 @@ class Stream:
         self.queued = 0
         self.local_ended = self.remote_ended = self.closed = False
         self.fault: str | None = None
-        self._sent_end = False
+        self._sent_end = self._deaf = False  # END_STREAM has gone out; nothing must be heard any more
         # Sending: what the peer lets us send; what waits; the trailers behind it; whether it is the pump's turn.
         self._window = 0
         self._queue: deque[bytes] | None = None
@@ -100,20 +101,19 @@ class Stream:
         """Server: the response's, after any number of interim ones. ``late``: from :func:`literal`."""
         if self.closed:
             return
-        self._refuse_after_end()
-        connection = self._connection
-        encoder = connection.encoder
+        if self.local_ended:
+            self._refuse()
         if end:
             self.local_ended = self._sent_end = True
-        connection.send_block(self.id, (encoder.remembered.get(block) or encoder.encode(block)) + late, end)
+        self._connection.send_block(self.id, block, late, end)
         if end and self.remote_ended:
-            connection.finish(self)
+            self._connection.finish(self)
 
     def send_data(self, data: bytes, end: bool = False) -> None:
         if self.closed:
             return
         if self.local_ended:
-            self._refuse_after_end()
+            self._refuse()
         connection = self._connection
         size = len(data)
         if size:
@@ -161,7 +161,8 @@ class Stream:
             return
         if self.closed:
             return
-        self._refuse_after_end()
+        if self.local_ended:
+            self._refuse()
         block = _trailer_block(fields)
         self.local_ended = True
         if self.queued:
@@ -172,13 +173,12 @@ class Stream:
                 self._connection.finish(self)
 
     def _send_tail(self, block: FieldBlock) -> None:
-        connection = self._connection
-        encoder = connection.encoder
         self._sent_end = True
-        connection.send_block(self.id, encoder.remembered.get(block) or encoder.encode(block), True)
+        self._connection.send_block(self.id, block, b"", True)
 
     def reset(self, code: ErrorCode) -> None:
         """RST_STREAM. Nothing is heard of it any more."""
+        self._deaf = True
         if not self.closed:
             self._connection.reset(self, code)
 
@@ -219,9 +219,8 @@ class Stream:
             return data[:size]
         return data
 
-    def _refuse_after_end(self) -> None:
-        if self.local_ended:
-            raise RuntimeError("our side of the stream has ended")
+    def _refuse(self) -> NoReturn:
+        raise RuntimeError("our side of the stream has ended")
 
 
 def _trailer_block(fields: Sequence[Field]) -> FieldBlock:
