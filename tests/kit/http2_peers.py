@@ -46,8 +46,11 @@ Fields = list[tuple[str, str]]
 FRAME_HEAD_BYTES = 9
 GOAWAY_TYPE = 7
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
+MAX_STREAM_ID = 2**31 - 1
 DEFAULT_WINDOW_BYTES = 65_535
 WINDOW_BYTES = 1024 * 1024
+CONNECTION_WINDOW_BYTES = 16 * WINDOW_BYTES
+"""So large that a stream whose data is not taken leaves room for others."""
 
 
 @dataclass(slots=True)
@@ -103,6 +106,8 @@ class Session:
         """(last stream id, code) of each GOAWAY that came."""
         self.is_over = False
         """The other side has closed the connection."""
+        self.last_stream_id = MAX_STREAM_ID
+        """Of the GOAWAY that we have sent."""
         self.takes_data = True
         """Whether what comes is acknowledged, so that more may come."""
         self._stream = stream
@@ -117,11 +122,11 @@ class Session:
         )
         self._h2 = H2Connection(config)
         settings = {SettingCodes.INITIAL_WINDOW_SIZE: WINDOW_BYTES}
-        if max_streams is not None:
-            settings[SettingCodes.MAX_CONCURRENT_STREAMS] = max_streams
         self._h2.local_settings = Settings(client=is_client, initial_values=settings)
         self._h2.initiate_connection()
-        self._h2.increment_flow_control_window(WINDOW_BYTES - DEFAULT_WINDOW_BYTES)
+        if max_streams is not None:  # counts for ``h2`` from its acknowledgement on, as it must
+            self._h2.update_settings({SettingCodes.MAX_CONCURRENT_STREAMS: max_streams})
+        self._h2.increment_flow_control_window(CONNECTION_WINDOW_BYTES - DEFAULT_WINDOW_BYTES)
         self.flush()
 
     def flush(self) -> None:
@@ -156,32 +161,33 @@ class Session:
             self.is_over = True
 
     def send_head(self, stream_id: int, fields: Sequence[tuple[str, str]], *, end: bool = False) -> None:
-        self._h2.send_headers(stream_id, list(fields), end_stream=end)
+        self._h2.send_headers(stream_id, _encoded(fields), end_stream=end)
         self.flush()
 
     def send_data(self, stream_id: int, data: bytes, *, end: bool = False) -> None:
         """As the windows allow, reading meanwhile. Stops early if the stream is reset."""
-        view = memoryview(data)
-        while view:
-            room = self._room(stream_id)
-            if room == 0:
-                if not self.read():
-                    raise ConnectionResetError("the connection ended while data waited")
-            elif room < 0:
-                return
-            else:
-                self._h2.send_data(stream_id, view[:room].tobytes())
-                self.flush()
-                view = view[room:]
+        rest = data
+        while rest and not self._was_reset(stream_id):
+            sent = self.send_what_fits(stream_id, rest)
+            rest = rest[sent:]
+            if sent == 0 and not self.read():
+                raise ConnectionResetError("the connection ended while data waited")
         if end and not self._was_reset(stream_id):
             self._h2.end_stream(stream_id)
             self.flush()
 
-    def _room(self, stream_id: int) -> int:
-        """How many bytes may go now; -1 if the stream is gone."""
-        if self._was_reset(stream_id):
-            return -1
-        return min(self._h2.local_flow_control_window(stream_id), self._h2.max_outbound_frame_size)
+    def send_what_fits(self, stream_id: int, data: bytes) -> int:
+        """What the windows allow without reading; how many bytes that was."""
+        sent = 0
+        while sent < len(data):
+            room = min(self._h2.local_flow_control_window(stream_id), self._h2.max_outbound_frame_size)
+            if room <= 0:
+                break
+            frame = data[sent : sent + room]
+            self._h2.send_data(stream_id, frame)
+            self.flush()
+            sent += len(frame)
+        return sent
 
     def _was_reset(self, stream_id: int) -> bool:
         message = self.messages.get(stream_id)
@@ -189,7 +195,7 @@ class Session:
 
     def send_trailers(self, stream_id: int, fields: Sequence[tuple[str, str]]) -> None:
         if not self._was_reset(stream_id):
-            self._h2.send_headers(stream_id, list(fields), end_stream=True)
+            self._h2.send_headers(stream_id, _encoded(fields), end_stream=True)
             self.flush()
 
     def reset(self, stream_id: int, code: int = 8) -> None:
@@ -198,7 +204,8 @@ class Session:
         self.flush()
 
     def go_away(self, last_stream_id: int, code: int = 0) -> None:
-        """GOAWAY alone: the connection and its streams go on."""
+        """GOAWAY alone: the connection and its streams go on, up to that one."""
+        self.last_stream_id = last_stream_id
         self._stream.send(GoAwayFrame(last_stream_id=last_stream_id, error_code=code).serialize())
 
     def send_raw(self, data: bytes) -> None:
@@ -257,6 +264,10 @@ class Session:
         return self.messages.setdefault(stream_id, Message(stream_id))
 
 
+def _encoded(fields: Sequence[tuple[str, str]]) -> list[tuple[bytes, bytes]]:
+    return [(name.encode("latin-1"), value.encode("latin-1")) for name, value in fields]
+
+
 def _fields(headers: Sequence[tuple[object, object]] | None) -> Fields:
     return [(str(name), str(value)) for name, value in headers or ()]
 
@@ -277,9 +288,13 @@ class H2Client(Session):
         end: bool = True,
     ) -> int:
         """Opens a stream with a request's head; its id."""
-        stream_id = self._h2.get_next_available_stream_id()
         pseudo = [(":method", method), (":scheme", "http"), (":path", path), (":authority", authority)]
-        self.send_head(stream_id, [*pseudo, *fields], end=end)
+        return self.begin_with([*pseudo, *fields], end=end)
+
+    def begin_with(self, fields: Sequence[tuple[str, str]], *, end: bool = True) -> int:
+        """As :meth:`begin`, with exactly these fields."""
+        stream_id = self._h2.get_next_available_stream_id()
+        self.send_head(stream_id, fields, end=end)
         return stream_id
 
     def ask(
@@ -304,6 +319,12 @@ class H2Client(Session):
         """The response, whole or reset."""
         self.read_until(lambda: self._message(stream_id).is_over, f"the end of stream {stream_id}")
         return self._message(stream_id)
+
+    def wait_for_any_head(self, stream_id: int) -> Message:
+        """Until there is a head, an interim one or the final one."""
+        message = self._message(stream_id)
+        self.read_until(lambda: bool(message.head or message.interim or message.is_over), "a head")
+        return message
 
     def wait_for_head(self, stream_id: int) -> Message:
         self.read_until(
@@ -331,6 +352,7 @@ class H2Visit(Session):
         self.origin = origin
         self.number = number
         self.answered = 0
+        self._done: set[int] = set()
         super().__init__(_VisitStream(visit), is_client=False, max_streams=origin.max_streams)
 
     def answer(
@@ -350,19 +372,33 @@ class H2Visit(Session):
             self.send_trailers(request.stream_id, trailers)
 
     def serve(self, script: H2Script) -> None:
-        """Until the client leaves: each request once, in the order in which they came (whole, or with their heads)."""
-        done: set[int] = set()
-        part = "head" if self.origin.is_early else "end"
-        while True:
-            ready = [one for one in self.messages.values() if part in one.parts and one.stream_id not in done]
-            for request in ready:
-                done.add(request.stream_id)
-                self.origin.requests.append(request)
-                self.origin.connection_of.append(self.number)
-                script(self, request)
-                self.answered += 1
+        """Until the client leaves, or a GOAWAY of ours is fulfilled: each request once, in the order in which they came
+        (whole, or with their heads).
+        """
+        while not self._is_fulfilled():
+            ready = [one for one in self._begun() if self._is_ready(one)]
             if not ready and not self.read():
                 return
+            for request in ready:
+                if request.stream_id <= self.last_stream_id:  # which the script may lower meanwhile
+                    self._done.add(request.stream_id)
+                    self.origin.requests.append(request)
+                    self.origin.connection_of.append(self.number)
+                    script(self, request)
+                    self.answered += 1
+        self._stream.end()
+        self.read_to_end()  # else what has not been read would make a reset of our end
+
+    def _begun(self) -> list[Message]:
+        """What is not answered yet, without what comes behind our GOAWAY."""
+        begun = self.messages.values()
+        return [one for one in begun if one.stream_id <= self.last_stream_id and one.stream_id not in self._done]
+
+    def _is_ready(self, request: Message) -> bool:
+        return ("head" if self.origin.is_early else "end") in request.parts
+
+    def _is_fulfilled(self) -> bool:
+        return self.last_stream_id != MAX_STREAM_ID and not self._begun()
 
 
 class _VisitStream(Stream):
@@ -377,6 +413,9 @@ class _VisitStream(Stream):
 
     def send(self, data: bytes) -> None:
         self._visit.send(data)
+
+    def end(self) -> None:
+        self._visit.end()
 
 
 H2Script = Callable[[H2Visit, Message], None]

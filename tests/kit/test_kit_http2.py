@@ -5,6 +5,8 @@ from __future__ import annotations
 from tests.kit import payload
 from tests.kit.http2_peers import H2Client, H2Origin, H2Visit, Message, echo, respond
 
+MAX_CONCURRENT_STREAMS = 3
+
 
 def test_a_request_with_everything() -> None:
     with H2Origin(echo) as origin, H2Client(origin.port) as client:
@@ -27,17 +29,20 @@ def test_resets_interim_responses_and_goaway() -> None:
             return
         visit.send_head(request.stream_id, [(":status", "103"), ("link", "</a>")])
         visit.go_away(request.stream_id)
-        visit.answer(request, 204)
+        visit.answer(request, 204)  # and then the origin closes
 
-    with H2Origin(script) as origin, H2Client(origin.port) as client:
-        assert client.ask(path="/reset").reset == 7
-        answer = client.ask()
-        assert (answer.status, answer.parts, len(answer.interim)) == (204, ["head", "end"], 1)
-        assert client.goaways == [(3, 0)]
+    with H2Origin(script) as origin:
+        with H2Client(origin.port) as client:
+            assert client.ask(path="/reset").reset == 7
+            answer = client.ask()
+            assert (answer.status, answer.parts, len(answer.interim)) == (204, ["head", "end"], 1)
+            assert client.goaways == [(3, 0)]
+            client.read_to_end()
+        assert origin.wait_for_ending() == "eof", "and it waits for the client to leave"
 
 
 def test_an_answer_before_the_body() -> None:
     with H2Origin(respond(413), is_early=True, max_streams=7) as origin, H2Client(origin.port) as client:
         stream_id = client.begin("POST", end=False)
         assert client.wait_for_head(stream_id).status == 413
-        assert client.peer_settings[3] == 7
+        client.read_until(lambda: client.peer_settings.get(MAX_CONCURRENT_STREAMS) == 7, "the limit")
