@@ -24,6 +24,7 @@ class Outcome(Enum):
     UPSTREAM_PROTOCOL_ERROR = ("upstream_protocol_error", "UPE")
     RESPONSE_CUT_SHORT = ("response_cut_short", "UPE")
     REQUEST_REFUSED = ("request_refused", "DPE")
+    UPGRADE_REFUSED = ("upgrade_refused", "-")
     HEAD_TIMEOUT = ("request_header_timeout", "-")
     DOWNSTREAM_STREAM_RESET = ("downstream_reset_the_stream", "DR")
     REQUEST_TIMEOUT = ("request_timeout", "UT")

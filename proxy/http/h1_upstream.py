@@ -19,7 +19,7 @@ from proxy.http.headers import asks_for_upgrade, rendered_request
 from proxy.http.request_id import next_id
 from proxy.outcome import Outcome
 from proxy.relay import ByteTransport
-from proxy.wire import CHUNKED, UNTIL_CLOSE, BadMessage, Field, ResponseHead
+from proxy.wire import UNTIL_CLOSE, BadMessage, Field, ResponseHead
 from proxy.wire.body import chunk, last_chunk
 from proxy.wire.h1 import ResponseReader
 from tls.handshake import Refused
@@ -108,8 +108,8 @@ class Http1Upstream(ClusterConnection):
         self._received_before = self.received
         head = exchange.head
         self._reader.next_message(head.method)
-        self.wants_end = head.body == CHUNKED
         rendered = rendered_request(head, self.endpoint.authority)
+        self.wants_end = rendered.is_chunked
         request_id = exchange.request_id
         if request_id is None:
             request_id = exchange.request_id = rendered.request_id or next_id()

@@ -320,6 +320,8 @@ class Http2Downstream(asyncio.Protocol):
     def _close_if_done(self) -> None:
         if not self.engine.streams and not self._closing:
             self._closing = True
+            self.engine.go_away()  # a second time: the last stream that was served
+            self._flush()
             self.transport.close()
 
     def drain(self) -> None:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from proxy.balance import Endpoint
 from proxy.http.h2_upstream import Http2Upstream, OriginStream
+from proxy.http.headers import asks_for_upgrade
 from proxy.outcome import Outcome
 from proxy.tasks import spawn
 
@@ -39,6 +40,9 @@ class Http2Pool:
 
     def lease(self, exchange: Exchange) -> None:
         """Find ``exchange`` a stream: at once, or when there is one, it is started; or it fails."""
+        if exchange.head.upgrade is not None and asks_for_upgrade(exchange.head):
+            exchange.fail(Outcome.UPGRADE_REFUSED)
+            return
         endpoint = self.cluster.balancer.pick(exchange.began_s)
         if endpoint is not None:
             idle = endpoint.idle
@@ -115,6 +119,8 @@ class Http2Pool:
 
     def opened(self, connection: Http2Upstream) -> None:
         self._connections.add(connection)
+        if connection.endpoint.max_streams is not None:
+            connection.engine.max_streams = connection.endpoint.max_streams
         self.cluster.connections.add(connection)
         self.cluster.stats.upstream_cx_http2_total += 1
         if self._is_outdated(connection) or self._closed:  # the plan may have changed while it was dialled

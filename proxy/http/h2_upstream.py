@@ -264,6 +264,8 @@ class Http2Upstream(ClusterConnection):
             self._receiving = False
         if self.deferred:
             self._flush_heads()
+        if self.engine.settled:
+            self.endpoint.max_streams = self.engine.max_streams
         if self.engine.out:
             self._flush()
 

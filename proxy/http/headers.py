@@ -58,14 +58,17 @@ does, it is in a field that comes before ours."""
 
 
 class RenderedRequest:
-    """``before`` + request id + ``after``. ``request_id`` is the client's own, where it sent one."""
+    """``before`` + request id + ``after``. ``request_id`` is the client's own, where it sent one. ``is_chunked``: how
+    the body is framed.
+    """
 
-    __slots__ = ("after", "before", "request_id")
+    __slots__ = ("after", "before", "is_chunked", "request_id")
 
-    def __init__(self, before: bytes, after: bytes, request_id: bytes | None) -> None:
+    def __init__(self, before: bytes, after: bytes, request_id: bytes | None, is_chunked: bool) -> None:
         self.before = before
         self.after = after
         self.request_id = request_id
+        self.is_chunked = is_chunked
 
 
 def asks_for_upgrade(head: RequestHead) -> bool:
@@ -122,9 +125,15 @@ def _render_request(head: RequestHead, authority: bytes | None) -> RenderedReque
         assert head.upgrade is not None
         fields += [(b"connection", b"upgrade"), (b"upgrade", head.upgrade)]
     fields.append((b"x-request-id", _MARK))
-    block = render_request(head.method, head.path, authority or head.authority, fields, head.body)
+    framing = CHUNKED if _announces_trailers(head) else head.body
+    block = render_request(head.method, head.path, authority or head.authority, fields, framing)
     before, after = block.rsplit(_MARK, 1)
-    return RenderedRequest(before, after, request_id_of(head))
+    return RenderedRequest(before, after, request_id_of(head), framing == CHUNKED)
+
+
+def _announces_trailers(head: RequestHead | ResponseHead) -> bool:
+    """Whether a message has a length and trailers, for which HTTP/1.1 has to forget the length (RFC 9112 §7.1.2)."""
+    return head.version == (2, 0) and head.body > 0 and any(name == b"trailer" for name, _ in head.fields)
 
 
 class RequestBlock:
@@ -246,6 +255,8 @@ def _render_response(head: ResponseHead, service_time_ms: int, http_1_0: bool, c
     if declared in (CHUNKED, UNTIL_CLOSE):
         # What has no length is sent in chunks, and to HTTP/1.0 until the connection closes.
         declared = UNTIL_CLOSE if http_1_0 else CHUNKED
+    if _announces_trailers(head) and not http_1_0:
+        declared = body = CHUNKED
     if body in (CHUNKED, UNTIL_CLOSE):
         body = declared
     if close or body == UNTIL_CLOSE:

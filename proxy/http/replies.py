@@ -28,6 +28,7 @@ REPLIES: dict[Outcome, tuple[int, bytes]] = {
     Outcome.UPSTREAM_PROTOCOL_ERROR: (502, _BEFORE_HEADERS + b"protocol error"),
     Outcome.OVERFLOW: (503, _BEFORE_HEADERS + b"overflow"),
     Outcome.FORBIDDEN: (403, b"RBAC: access denied"),
+    Outcome.UPGRADE_REFUSED: (403, b""),
     Outcome.REQUEST_TIMEOUT: (504, b"upstream request timeout"),
     Outcome.STREAM_IDLE: (504, b"stream timeout"),
 }

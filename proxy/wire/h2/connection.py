@@ -133,19 +133,20 @@ class Handler(Protocol):
 class Connection:
     """See the module. ``new_stream``: makes the streams of a server; without it the role is the client's.
 
-    ``streams``: those that are open. ``draining``: no more will be. ``settled``: the peer's SETTINGS have come. ``closed``: nothing is heard any more.
-    ``malformed``: requests that were reset before there was a stream for them (RFC 9113 §8.1.1). ``encoder``,
-    ``send_window``, ``useful``, ``ready``, ``paused`` and the methods in the last section are for streams.
+    ``streams``: those that are open. ``max_streams``: how many may be. ``draining``: no more will be. ``settled``: the
+    peer's SETTINGS have come. ``closed``: nothing is heard any more. ``malformed``: requests that were reset before
+    there was a stream for them (RFC 9113 §8.1.1). ``encoder``, ``send_window``, ``useful``, ``ready``, ``paused`` and
+    the methods in the last section are for streams.
     """
 
     __slots__ = (
         "_body_left", "_body_stream", "_continuations", "_decoder", "_empty", "_expected_id", "_forgotten_id",
-        "_gathered", "_gathering", "_goaway_final", "_grant_at", "_held", "_ignored", "_limits", "_max_streams",
-        "_mode", "_new_stream", "_next_id", "_opened", "_padding_left", "_partial", "_peer_stream_window", "_pings",
+        "_gathered", "_gathering", "_goaway_final", "_grant_at", "_held", "_ignored", "_limits", "_mode",
+        "_new_stream", "_next_id", "_opened", "_padding_left", "_partial", "_peer_stream_window", "_pings",
         "_pumping", "_requests", "_reset_count", "_reset_streams", "_resets", "_responses", "_settings",
         "_settings_frames", "_skipped", "_stream_grant_at", "_tells_capacity", "_trailers", "_unsent", "_used",
-        "_windows", "closed", "draining", "encoder", "handler", "malformed", "out", "paused", "ready",
-        "send_window", "settled", "streams", "useful",
+        "_windows", "closed", "draining", "encoder", "handler", "malformed", "max_streams", "out", "paused",
+        "ready", "send_window", "settled", "streams", "useful",
     )  # fmt: skip
 
     def __init__(
@@ -184,7 +185,7 @@ class Connection:
         # Streams.
         self._expected_id = 1  # of the client's next stream; for a client, no stream
         self._next_id = 1 if new_stream is None else LARGEST_ID + 1  # of ours
-        self._max_streams = settings.max_concurrent_streams if new_stream else STREAMS_BEFORE_SETTINGS
+        self.max_streams = settings.max_concurrent_streams if new_stream else STREAMS_BEFORE_SETTINGS
         self.settled = False  # the peer's SETTINGS have come
         self._goaway_final = False
         self._opened = self._reset_count = 0
@@ -237,11 +238,11 @@ class Connection:
     @property
     def can_open(self) -> bool:
         """Client: may a stream be opened now?"""
-        return len(self.streams) < self._max_streams and not self.draining and self._next_id <= LARGEST_ID
+        return len(self.streams) < self.max_streams and not self.draining and self._next_id <= LARGEST_ID
 
     def open(self, stream: Stream, method: bytes, block: FieldBlock, late: bytes = b"", end: bool = False) -> None:
         """Client: send a request. ``method`` as in ``block``. ``end``: it has no body. Look at ``can_open`` first."""
-        if len(self.streams) >= self._max_streams or self.draining or self._next_id > LARGEST_ID:
+        if len(self.streams) >= self.max_streams or self.draining or self._next_id > LARGEST_ID:
             raise RuntimeError("no stream may be opened here")
         stream_id = stream.id = self._next_id
         self._next_id = stream_id + 2
@@ -350,7 +351,7 @@ class Connection:
                 stream = streams.get(stream_id)
                 if stream is None:
                     head = requests[ended].get(block)
-                    if head is not None and stream_id == self._expected_id and len(streams) < self._max_streams:
+                    if head is not None and stream_id == self._expected_id and len(streams) < self.max_streams:
                         self._expected_id = stream_id + 2
                         self._begin(stream_id, ended, head)
                     else:
@@ -606,7 +607,7 @@ class Connection:
         if self._goaway_final:
             self._note_reset(stream_id, by_us=True)  # RFC 9113 §6.8: ignored
             return
-        if len(self.streams) >= self._max_streams:
+        if len(self.streams) >= self.max_streams:
             # RFC 9113 §5.1.2; the client may not have seen our SETTINGS yet.
             self._reset_unopened(stream_id, ErrorCode.REFUSED_STREAM)
             return
@@ -770,14 +771,14 @@ class Connection:
             self._change_stream_windows(values[INITIAL_WINDOW_SIZE])
         self._answer(SETTINGS_ACK)
         if self._new_stream is None:
-            before = self._max_streams
+            before = self.max_streams
             ours = self._settings.max_concurrent_streams
             if MAX_CONCURRENT_STREAMS in values:
-                self._max_streams = min(values[MAX_CONCURRENT_STREAMS], ours)
+                self.max_streams = min(values[MAX_CONCURRENT_STREAMS], ours)
             elif not self.settled:
-                self._max_streams = ours
+                self.max_streams = ours
             self.settled = True
-            if self._max_streams > before:
+            if self.max_streams > before:
                 self.handler.on_capacity()
         self._pump()
 

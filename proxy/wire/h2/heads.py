@@ -85,8 +85,24 @@ def response_trailers(fields: list[Field]) -> list[Field]:
     """Raises Malformed. gRPC lets applications name their trailers as they like: these are not refused for a name that
     HTTP/1 has no use for in trailers, but for what HTTP/2 forbids.
     """
+    fields = _with_legal_message(fields)
     _refuse_pseudo_fields(fields)
     return fields
+
+
+def _with_legal_message(fields: Sequence[Field]) -> list[Field]:
+    """gRPC's servers leave a message's blanks as they are, although RFC 9113 §8.2.1 forbids those at its ends. They
+    mean the same when they are percent-encoded, as gRPC says that any of its characters may be.
+    """
+    return [(name, _encode_blanks(value)) if name == b"grpc-message" else (name, value) for name, value in fields]
+
+
+def _encode_blanks(value: bytes) -> bytes:
+    core = value.strip(b" ")
+    if not core:
+        return b"%20" * len(value)
+    start = value.index(core)
+    return b"%20" * start + core + b"%20" * (len(value) - start - len(core))
 
 
 def _refuse_pseudo_fields(fields: Sequence[Field]) -> None:
@@ -187,7 +203,8 @@ def _judge_request(fields: tuple[Field, ...], ended: bool) -> RequestHead:
     )
 
 
-def _judge_response(fields: tuple[Field, ...], ended: bool, head_was_asked: bool) -> ResponseHead:
+def _judge_response(given: tuple[Field, ...], ended: bool, head_was_asked: bool) -> ResponseHead:
+    fields = _with_legal_message(given)
     _refuse_shape(fields)
     if not fields or fields[0][0] != b":status" or not _STATUS.fullmatch(fields[0][1]):
         raise Malformed("response that does not begin with a status of three digits")  # RFC 9113 §8.3.2

@@ -77,8 +77,9 @@ class H2Limits:
     empty_allowance: int = 100
     """DATA, HEADERS and CONTINUATION frames that neither carry nor end anything."""
 
-    window_allowance: int = 1000
-    """WINDOW_UPDATE frames. A DATA frame earns four: nobody needs more than two."""
+    window_allowance: int = 10_000
+    """WINDOW_UPDATE frames. A DATA frame earns four: nobody needs more than two. But grpcio may send several for each
+    of its streams, a thousand at once."""
 
     ignored_allowance: int = 1000
     """PRIORITY frames, frames of unknown types, and those on streams that are no more. Four for each useful frame."""
