@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
 from enum import StrEnum
+from functools import cached_property
 from ipaddress import ip_address
 from pathlib import PurePath
 
@@ -51,6 +52,19 @@ class Health(StrEnum):
     """Wrong, and never was good: absent."""
 
 
+@dataclass(frozen=True, eq=False)
+class InForce:
+    """A service that can run: as it was compiled, and what policies say of it."""
+
+    compiled: ClusterPlan
+    terms: Terms
+
+    @cached_property
+    def plan(self) -> ClusterPlan:
+        """What comes of both: made when it is asked for, since most services of a large mesh are used by others."""
+        return on_terms(self.compiled, self.terms)
+
+
 @dataclass(frozen=True, slots=True)
 class ResourceState:
     """One resource of the set, for ``/resources`` and ``inspect``."""
@@ -63,10 +77,18 @@ class ResourceState:
     line: int
     health: Health
     problems: tuple[Problem, ...]
-    cluster: ClusterPlan | None = None
-    """For a MeshExternalService: the plan in force."""
-    terms: Terms = NO_TERMS
-    """For a MeshExternalService: what policies made of that plan."""
+    service: InForce | None = None
+    """For a MeshExternalService."""
+
+    @property
+    def cluster(self) -> ClusterPlan | None:
+        """For a MeshExternalService: the plan in force."""
+        return self.service.plan if self.service is not None else None
+
+    @property
+    def terms(self) -> Terms:
+        """For a MeshExternalService: what policies say of it."""
+        return self.service.terms if self.service is not None else NO_TERMS
 
     def conditions(self) -> list[dict[str, str]]:
         """As Kuma writes conditions."""
@@ -113,15 +135,6 @@ class _GoodService:
     compiled: Compiled
 
 
-@dataclass(frozen=True, slots=True)
-class _InForce:
-    """A service on the terms of the policies: the plan that was compiled, the terms, and the plan that came of both."""
-
-    compiled: ClusterPlan
-    terms: Terms
-    plan: ClusterPlan
-
-
 @dataclass(slots=True)
 class Settings:
     """What is not in any resource."""
@@ -141,7 +154,7 @@ class Planner:
         self._dataplane: Document | None = None
         self._policies = PolicyBook()
         self._selection: Selection | None = None
-        self._in_force: dict[Key, _InForce] = {}
+        self._in_force: dict[Key, InForce] = {}
 
     def plan(self, resources: Loaded, dataplane: Loaded | None, now: datetime) -> Planned:
         problems = [*resources.problems, *(p for d in resources.documents for p in d.problems)]
@@ -260,7 +273,7 @@ class Planner:
             policies = (document for document in self._good.values() if isinstance(document.resource, Policy))
             self._selection = self._policies.selection(policies, dataplane)
 
-    def _on_terms(self, key: Key) -> _InForce:
+    def _on_terms(self, key: Key) -> InForce:
         """A service as it is to run. The same object as before, unless the service or its terms changed."""
         good = self._services[key]
         terms = NO_TERMS
@@ -269,7 +282,7 @@ class Planner:
         compiled = good.compiled.plan
         before = self._in_force.get(key)
         if before is None or before.compiled is not compiled or before.terms is not terms:
-            before = self._in_force[key] = _InForce(compiled, terms, on_terms(compiled, terms))
+            before = self._in_force[key] = InForce(compiled, terms)
         return before
 
     # The Dataplane
@@ -350,7 +363,7 @@ class Planner:
         unreadable = any(key[0] == Mesh.kind and key[2] == mesh for key in current)
         return Access.FORBID if unreadable else Access.ALLOW
 
-    def _backend(self, known: _Services, reference: BackendRef) -> tuple[_InForce | None, str]:
+    def _backend(self, known: _Services, reference: BackendRef) -> tuple[InForce | None, str]:
         """The service that a backendRef means: by name or by labels in the Dataplane's mesh; the oldest of several."""
         if reference.kind is not BackendKind.MESH_EXTERNAL_SERVICE:
             return None, f"kind {reference.kind} is not served by this version"
@@ -443,11 +456,10 @@ class _Services:
 
 
 def _row(
-    key: Key, document: Document, health: Health, problems: tuple[Problem, ...], service: _InForce | None = None
+    key: Key, document: Document, health: Health, problems: tuple[Problem, ...], service: InForce | None = None
 ) -> ResourceState:
     kri = document.resource.kri() if document.resource is not None else ""
-    cluster, terms = (service.plan, service.terms) if service is not None else (None, NO_TERMS)
-    return ResourceState(key[0], key[1], key[2], kri, document.file, document.line, health, problems, cluster, terms)
+    return ResourceState(key[0], key[1], key[2], kri, document.file, document.line, health, problems, service)
 
 
 def _inbound(dataplane: Dataplane, inbound: Inbound, networking: Networking) -> tuple[ListenerPlan, ClusterPlan]:

@@ -78,9 +78,9 @@ class Meta:
         if given is not None:
             return given
         if key == DISPLAY_NAME_LABEL:
-            return self.display_name
+            return self.name
         if key == ZONE_LABEL:
-            return self.zone
+            return DEFAULT_ZONE
         if key == MESH_LABEL:
             return self.mesh
         return self.namespace or None if key == NAMESPACE_LABEL else None
