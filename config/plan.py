@@ -70,9 +70,62 @@ class EndpointPlan:
     priority: int = 0
 
 
+class LoadBalancer(StrEnum):
+    """Kuma's ``loadBalancer.type``."""
+
+    ROUND_ROBIN = "RoundRobin"
+    LEAST_REQUEST = "LeastRequest"
+    RING_HASH = "RingHash"
+    RANDOM = "Random"
+    MAGLEV = "Maglev"
+
+
+class HashSource(StrEnum):
+    """Kuma's ``hashPolicies[].type``."""
+
+    HEADER = "Header"
+    COOKIE = "Cookie"
+    CONNECTION = "Connection"
+    QUERY_PARAMETER = "QueryParameter"
+    FILTER_STATE = "FilterState"
+
+
+@dataclass(frozen=True, slots=True)
+class HashPolicyPlan:
+    """``name`` is that of the header, cookie, parameter or state; empty for a connection. ``cookie_ttl_s`` is given
+    where a cookie that is missing is to be made, with ``cookie_path``.
+    """
+
+    source: HashSource
+    name: str = ""
+    terminal: bool = False
+    cookie_ttl_s: float | None = None
+    cookie_path: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class RetryPlan:
+    """When a request is sent again. ``retry_on`` has Envoy's names (``gateway-error``, ``connect-failure``, ...), with
+    ``retriable-status-codes`` for ``statuses``. ``methods`` is empty for any method. A ``per_try_timeout_s`` of 0
+    is none but the request's own. The n-th wait is random, from 0 to (2**n - 1) x ``back_off_base_s``, but no longer
+    than ``back_off_max_s``.
+    """
+
+    retries: int = 1
+    per_try_timeout_s: float = 0.0
+    back_off_base_s: float = 0.025
+    back_off_max_s: float = 0.25
+    retry_on: frozenset[str] = frozenset()
+    statuses: frozenset[int] = frozenset()
+    methods: frozenset[str] = frozenset()
+
+
 @dataclass(frozen=True, slots=True)
 class ClusterPlan:
-    """A service: where its bytes may go, and on which terms. ``name`` is a KRI."""
+    """A service: where its bytes may go, and on which terms. ``name`` is a KRI. A time of 0 is no limit.
+
+    The defaults are what holds without a policy.
+    """
 
     name: str
     mesh: str
@@ -86,7 +139,18 @@ class ClusterPlan:
     max_pending_requests: int = 1024
     max_connect_attempts: int = 5
     request_timeout_s: float = 0.0
-    """From the end of a request to the end of its response; 0: no limit."""
+    """From the end of a request to the end of its response."""
+    stream_idle_timeout_s: float = 300.0
+    max_stream_duration_s: float = 0.0
+    max_connection_duration_s: float = 0.0
+    max_requests: int = 1024
+    max_retries: int = 3
+    failures_to_eject: int = 3
+    """Failed connections in a row after which an endpoint is left out for a while; 0 is never."""
+    retry: RetryPlan | None = None
+    load_balancer: LoadBalancer = LoadBalancer.ROUND_ROBIN
+    least_request_choices: int = 2
+    hash_policies: tuple[HashPolicyPlan, ...] = ()
 
     @property
     def speaks_http2(self) -> bool:
@@ -114,6 +178,8 @@ class ListenerPlan:
     protocol: Protocol
     cluster: str
     access: Access = Access.ALLOW
+    request_headers_timeout_s: float = 60.0
+    """From the first byte of a request to the end of its head; 0 is no limit."""
 
     @property
     def bind(self) -> str:

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
 from enum import StrEnum
+from functools import cached_property
 from ipaddress import ip_address
 from pathlib import PurePath
 
@@ -27,11 +28,14 @@ from config.plan import (
     Plan,
     ProxyIdentity,
 )
+from config.policies.apply import on_terms, request_headers_timeout_s
+from config.policies.policy import Policy
+from config.policies.selection import NO_TERMS, PolicyBook, Selection, Terms
 from config.problems import Problem, Severity
 from config.resources.dataplane import BackendKind, BackendRef, Dataplane, Inbound, Networking, State
 from config.resources.mesh import Mesh
 from config.resources.meshexternalservice import MeshExternalService
-from config.resources.meta import DISPLAY_NAME_LABEL, MESH_LABEL, ZONE_LABEL, Meta
+from config.resources.meta import Meta
 from config.resources.names import is_ip
 from config.resources.registry import KINDS
 from config.resources.secret import GlobalSecret, Secret
@@ -48,6 +52,19 @@ class Health(StrEnum):
     """Wrong, and never was good: absent."""
 
 
+@dataclass(frozen=True, eq=False)
+class InForce:
+    """A service that can run: as it was compiled, and what policies say of it."""
+
+    compiled: ClusterPlan
+    terms: Terms
+
+    @cached_property
+    def plan(self) -> ClusterPlan:
+        """What comes of both: made when it is asked for, since most services of a large mesh are used by others."""
+        return on_terms(self.compiled, self.terms)
+
+
 @dataclass(frozen=True, slots=True)
 class ResourceState:
     """One resource of the set, for ``/resources`` and ``inspect``."""
@@ -60,8 +77,18 @@ class ResourceState:
     line: int
     health: Health
     problems: tuple[Problem, ...]
-    cluster: ClusterPlan | None = None
-    """For a MeshExternalService: the plan in force."""
+    service: InForce | None = None
+    """For a MeshExternalService."""
+
+    @property
+    def cluster(self) -> ClusterPlan | None:
+        """For a MeshExternalService: the plan in force."""
+        return self.service.plan if self.service is not None else None
+
+    @property
+    def terms(self) -> Terms:
+        """For a MeshExternalService: what policies say of it."""
+        return self.service.terms if self.service is not None else NO_TERMS
 
     def conditions(self) -> list[dict[str, str]]:
         """As Kuma writes conditions."""
@@ -125,6 +152,9 @@ class Planner:
         self._good: dict[Key, Document] = {}
         self._services: dict[Key, _GoodService] = {}
         self._dataplane: Document | None = None
+        self._policies = PolicyBook()
+        self._selection: Selection | None = None
+        self._in_force: dict[Key, InForce] = {}
 
     def plan(self, resources: Loaded, dataplane: Loaded | None, now: datetime) -> Planned:
         problems = [*resources.problems, *(p for d in resources.documents for p in d.problems)]
@@ -136,6 +166,9 @@ class Planner:
         for key, document in current.items():
             if document.resource is not None and key[0] != MeshExternalService.kind:
                 self._good[key] = document
+        if dataplane is not None:
+            problems.extend(self._read_dataplane(dataplane))
+        self._select_policies()
         secrets = self._secrets()
         used: set[tuple[str, str]] = set()
 
@@ -154,10 +187,10 @@ class Planner:
                 states.append(self._state(key, document))
         for key in self._services.keys() - current.keys():  # in files that cannot be read any more
             good = self._services[key]
-            states.append(_row(key, good.document, Health.STALE, (), good.compiled.plan))
+            states.append(_row(key, good.document, Health.STALE, (), self._on_terms(key)))
         plan = None
         if dataplane is not None:
-            found, plan = self._dataplane_plan(dataplane, resources, current)
+            found, plan = self._dataplane_plan(resources, current)
             problems.extend(found)
         return Planned(plan, tuple(problems), tuple(states))
 
@@ -176,11 +209,12 @@ class Planner:
         for key, service in tuple(self._services.items()):
             if is_gone(key, service.document):
                 del self._services[key]
+                self._in_force.pop(key, None)
 
     def _state(self, key: Key, document: Document) -> ResourceState:
         fallback = Health.STALE if key in self._good else Health.BROKEN
         health = fallback if document.resource is None else Health.GOOD
-        return _row(key, document, health, document.problems, None)
+        return _row(key, document, health, document.problems)
 
     def _secrets(self) -> dict[tuple[str, str], bytes]:
         """By (mesh, name). A global secret belongs to no mesh, so no service can name it."""
@@ -221,26 +255,50 @@ class Planner:
             contents = tuple((name, secrets.get((mesh, name))) for mesh, name in sorted(used))
             self._services[key] = _GoodService(document, contents, compiled)
         warnings = [document.problem(field, text, Severity.WARNING) for field, text in compiled.warnings]
-        return warnings, _row(key, document, Health.GOOD, (*document.problems, *warnings), compiled.plan)
+        return warnings, _row(key, document, Health.GOOD, (*document.problems, *warnings), self._on_terms(key))
 
     def _broken(self, key: Key, document: Document, problems: tuple[Problem, ...]) -> ResourceState:
-        good = self._services.get(key)
-        if good is None:
-            return _row(key, document, Health.BROKEN, problems, None)
-        return _row(key, document, Health.STALE, problems, good.compiled.plan)
+        if key not in self._services:
+            return _row(key, document, Health.BROKEN, problems)
+        return _row(key, document, Health.STALE, problems, self._on_terms(key))
+
+    # Policies
+
+    def _select_policies(self) -> None:
+        """Find the policies for the Dataplane. Without one there is nothing to select by, and none applies."""
+        self._selection = None
+        if self._dataplane is not None:
+            dataplane = self._dataplane.resource
+            assert isinstance(dataplane, Dataplane)
+            policies = (document for document in self._good.values() if isinstance(document.resource, Policy))
+            self._selection = self._policies.selection(policies, dataplane)
+
+    def _on_terms(self, key: Key) -> InForce:
+        """A service as it is to run. The same object as before, unless the service or its terms changed."""
+        good = self._services[key]
+        terms = NO_TERMS
+        if self._selection is not None and good.document.mesh == self._selection.mesh:
+            terms = self._selection.terms(_meta(good.document))
+        compiled = good.compiled.plan
+        before = self._in_force.get(key)
+        if before is None or before.compiled is not compiled or before.terms is not terms:
+            before = self._in_force[key] = InForce(compiled, terms)
+        return before
 
     # The Dataplane
 
-    def _dataplane_plan(
-        self, loaded: Loaded, resources: Loaded, current: Mapping[Key, Document]
-    ) -> tuple[list[Problem], Plan | None]:
+    def _read_dataplane(self, loaded: Loaded) -> list[Problem]:
+        """Take the Dataplane if it is good; else the one before stays."""
         problems = [*loaded.problems, *(p for d in loaded.documents for p in d.problems)]
         fresh = [document for document in loaded.documents if isinstance(document.resource, Dataplane)]
         if fresh and not any(problem.is_error for problem in problems):
             self._dataplane = fresh[0]
+        return problems
+
+    def _dataplane_plan(self, resources: Loaded, current: Mapping[Key, Document]) -> tuple[list[Problem], Plan | None]:
         document = self._dataplane
         if document is None:
-            return problems, None
+            return [], None
         dataplane = document.resource
         assert isinstance(dataplane, Dataplane)
         draft = _Draft(document)
@@ -259,7 +317,7 @@ class Planner:
             clusters=draft.clusters,
             admin=AdminPlan(settings.admin_address, port if port is not None else AdminPlan().port),
         )
-        return [*problems, *draft.problems], plan
+        return draft.problems, plan
 
     def _plan_outbounds(self, draft: _Draft, dataplane: Dataplane, access: Access) -> None:
         known = _Services(dataplane.mesh, self._services.values())
@@ -267,10 +325,11 @@ class Planner:
             field = f"networking.outbound[{index}]"
             if outbound.backend_ref is None:
                 continue  # tags of the 2.x form: the loader has said so
-            cluster, why_not = self._backend(known, outbound.backend_ref)
-            if cluster is None:
+            service, why_not = self._backend(known, outbound.backend_ref)
+            if service is None:
                 draft.object(f"{field}.backendRef", f"{why_not}: skipped", Severity.WARNING)
                 continue
+            cluster = service.plan
             listener = ListenerPlan(
                 name=f"outbound_{outbound.address}_{outbound.port}",
                 direction=Direction.OUTBOUND,
@@ -280,6 +339,9 @@ class Planner:
                 cluster=cluster.name,
                 access=access,
             )
+            head_timeout_s = request_headers_timeout_s(service.terms)
+            if head_timeout_s is not None:
+                listener = replace(listener, request_headers_timeout_s=head_timeout_s)
             if listener.name in draft.listeners:
                 draft.object(field, f"{listener.bind} is already used by another outbound")
             elif draft.clusters.get(cluster.name, cluster) is not cluster:
@@ -301,20 +363,20 @@ class Planner:
         unreadable = any(key[0] == Mesh.kind and key[2] == mesh for key in current)
         return Access.FORBID if unreadable else Access.ALLOW
 
-    def _backend(self, known: _Services, reference: BackendRef) -> tuple[ClusterPlan | None, str]:
+    def _backend(self, known: _Services, reference: BackendRef) -> tuple[InForce | None, str]:
         """The service that a backendRef means: by name or by labels in the Dataplane's mesh; the oldest of several."""
         if reference.kind is not BackendKind.MESH_EXTERNAL_SERVICE:
             return None, f"kind {reference.kind} is not served by this version"
         matches = known.named(reference.name) if reference.name else known.labelled(reference.labels)
         if matches:
-            return min(matches, key=_age).compiled.plan, ""
+            return self._on_terms(min(matches, key=_age).document.key), ""
         wanted = reference.name or ", ".join(f"{k}={v}" for k, v in reference.labels.items())
         return None, f'no usable MeshExternalService "{wanted}" in mesh "{known.mesh}"'
 
     @property
     def services(self) -> Iterator[ClusterPlan]:
         """Every service that compiles or once did, whether an outbound leads to it or not."""
-        return (good.compiled.plan for good in self._services.values())
+        return (self._on_terms(key).plan for key in self._services)
 
 
 class _Draft:
@@ -390,23 +452,14 @@ class _Services:
 
     def labelled(self, labels: Mapping[str, str]) -> list[_GoodService]:
         """Those that have all of ``labels``, the ones that Kuma computes included; no labels, no service."""
-        return [
-            service
-            for service in self._all
-            if labels and all(_label(_meta(service.document), key) == value for key, value in labels.items())
-        ]
-
-
-def _label(meta: Meta, key: str) -> str | None:
-    computed = {DISPLAY_NAME_LABEL: meta.display_name, ZONE_LABEL: meta.zone, MESH_LABEL: meta.mesh}
-    return meta.labels.get(key, computed.get(key))
+        return [service for service in self._all if labels and _meta(service.document).has_labels(labels)]
 
 
 def _row(
-    key: Key, document: Document, health: Health, problems: tuple[Problem, ...], cluster: ClusterPlan | None
+    key: Key, document: Document, health: Health, problems: tuple[Problem, ...], service: InForce | None = None
 ) -> ResourceState:
     kri = document.resource.kri() if document.resource is not None else ""
-    return ResourceState(key[0], key[1], key[2], kri, document.file, document.line, health, problems, cluster)
+    return ResourceState(key[0], key[1], key[2], kri, document.file, document.line, health, problems, service)
 
 
 def _inbound(dataplane: Dataplane, inbound: Inbound, networking: Networking) -> tuple[ListenerPlan, ClusterPlan]:

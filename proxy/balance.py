@@ -4,7 +4,7 @@ Each priority keeps its endpoints in order of last use. A pick takes the least r
 used and moves it to the end: plain round robin while all is well, and one that was skipped is next as soon as
 it can be. The lowest-numbered priority that has a usable endpoint wins.
 
-    available --3 failures in a row--> ejected --time is up, picked--> on trial --success--> available
+    available --n failures in a row--> ejected --time is up, picked--> on trial --success--> available
                                           ^                               |
                                           +-------- failure: longer ------+
 
@@ -31,6 +31,7 @@ SocketAddress = tuple[str, int] | str
 EndpointKey = tuple[SocketAddress, str | None, int]
 
 FAILURES_TO_EJECT = 3
+"""Where no policy says otherwise."""
 FIRST_EJECTION_S = 1.0
 MAX_EJECTION_S = 30.0
 TRIAL_S = 5.0
@@ -96,9 +97,12 @@ class Endpoint:
 
 
 class Balancer:
-    """The endpoints of one service. Not for use from several threads."""
+    """The endpoints of one service. Not for use from several threads. ``failures_to_eject`` may be changed at any time;
+    0 ejects no endpoint, but lets those that are ejected sit it out.
+    """
 
-    def __init__(self, endpoints: Iterable[Endpoint] = ()) -> None:
+    def __init__(self, endpoints: Iterable[Endpoint] = (), failures_to_eject: int = FAILURES_TO_EJECT) -> None:
+        self.failures_to_eject = failures_to_eject
         self._endpoints: dict[EndpointKey, Endpoint] = {}
         self._levels: tuple[deque[Endpoint], ...] = ()
         self.update(endpoints)
@@ -167,7 +171,7 @@ class Balancer:
         prolong the ejection: a burst is one reason, not many.
         """
         endpoint.consecutive_failures += 1
-        if endpoint.consecutive_failures < FAILURES_TO_EJECT:
+        if not self.failures_to_eject or endpoint.consecutive_failures < self.failures_to_eject:
             return False
         if endpoint.ejected_until > now and not endpoint.on_trial:
             return False

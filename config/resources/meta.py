@@ -20,6 +20,8 @@ from config.resources.shape import REQUIRED, Node, Violation, unknown_field, wro
 MESH_LABEL = "kuma.io/mesh"
 ZONE_LABEL = "kuma.io/zone"
 DISPLAY_NAME_LABEL = "kuma.io/display-name"
+NAMESPACE_LABEL = "k8s.kuma.io/namespace"
+ORIGIN_LABEL = "kuma.io/origin"
 API_VERSION = "kuma.io/v1alpha1"
 
 DEFAULT_MESH = "default"
@@ -69,6 +71,22 @@ class Meta:
     @property
     def zone(self) -> str:
         return self.labels.get(ZONE_LABEL) or DEFAULT_ZONE
+
+    def label(self, key: str) -> str | None:
+        """A label, or what Kuma computes for it where the document does not have it."""
+        given = self.labels.get(key)
+        if given is not None:
+            return given
+        if key == DISPLAY_NAME_LABEL:
+            return self.name
+        if key == ZONE_LABEL:
+            return DEFAULT_ZONE
+        if key == MESH_LABEL:
+            return self.mesh
+        return self.namespace or None if key == NAMESPACE_LABEL else None
+
+    def has_labels(self, labels: Mapping[str, str]) -> bool:
+        return all(self.label(key) == value for key, value in labels.items())
 
 
 def kri(short: str, mesh: str, zone: str, namespace: str, name: str, section: str = "") -> str:

@@ -14,7 +14,11 @@ from config.problems import Severity
 from config.resources import secret
 from config.resources.dataplane import Dataplane
 from config.resources.mesh import Mesh
+from config.resources.meshcircuitbreaker import MeshCircuitBreaker
 from config.resources.meshexternalservice import MeshExternalService
+from config.resources.meshloadbalancingstrategy import MeshLoadBalancingStrategy
+from config.resources.meshretry import MeshRetry
+from config.resources.meshtimeout import MeshTimeout
 from config.resources.meta import (
     API_VERSION,
     UNIVERSAL_KEYS,
@@ -27,7 +31,18 @@ from config.resources.secret import GlobalSecret, Secret
 from config.resources.shape import REQUIRED, ProtoNode, Violation, check, unknown_field, warning, wrong_type
 
 KINDS: dict[str, type[Resource]] = {
-    kind.kind: kind for kind in (Mesh, Dataplane, MeshExternalService, Secret, GlobalSecret)
+    kind.kind: kind
+    for kind in (
+        Mesh,
+        Dataplane,
+        MeshExternalService,
+        Secret,
+        GlobalSecret,
+        MeshTimeout,
+        MeshCircuitBreaker,
+        MeshRetry,
+        MeshLoadBalancingStrategy,
+    )
 }
 
 NOT_USED = frozenset(
@@ -42,7 +57,6 @@ NOT_USED = frozenset(
         "HealthCheck",
         "HostnameGenerator",
         "MeshAccessLog",
-        "MeshCircuitBreaker",
         "MeshFaultInjection",
         "MeshGateway",
         "MeshGatewayConfig",
@@ -52,18 +66,15 @@ NOT_USED = frozenset(
         "MeshHealthCheck",
         "MeshIdentity",
         "MeshInsight",
-        "MeshLoadBalancingStrategy",
         "MeshMetric",
         "MeshMultiZoneService",
         "MeshOpenTelemetryBackend",
         "MeshPassthrough",
         "MeshProxyPatch",
         "MeshRateLimit",
-        "MeshRetry",
         "MeshService",
         "MeshTCPRoute",
         "MeshTLS",
-        "MeshTimeout",
         "MeshTrace",
         "MeshTrafficPermission",
         "MeshTrust",

@@ -15,7 +15,7 @@ from proxy.listener import Listener
 
 ENVOY_DEFAULT = 1024
 ENVOY_DEFAULT_RETRIES = 3
-"""Circuit breakers that we have no use for show what Envoy's stand at."""
+"""There is no traffic of high priority here: its circuit breakers show what Envoy's stand at."""
 
 
 def clusters(context: AdminContext, request: Request) -> Response:
@@ -60,19 +60,24 @@ def _socket_address(address: str, port: int) -> dict[str, object]:
 
 
 def _breakers(plan: ClusterPlan) -> Iterator[tuple[str, dict[str, int]]]:
-    for priority, connections, pending in (
-        ("default", plan.max_connections, plan.max_pending_requests),
-        ("high", ENVOY_DEFAULT, ENVOY_DEFAULT),
-    ):
-        yield (
-            priority,
-            {
-                "max_connections": connections,
-                "max_pending_requests": pending,
-                "max_requests": ENVOY_DEFAULT,
-                "max_retries": ENVOY_DEFAULT_RETRIES,
-            },
-        )
+    yield (
+        "default",
+        {
+            "max_connections": plan.max_connections,
+            "max_pending_requests": plan.max_pending_requests,
+            "max_requests": plan.max_requests,
+            "max_retries": plan.max_retries,
+        },
+    )
+    yield (
+        "high",
+        {
+            "max_connections": ENVOY_DEFAULT,
+            "max_pending_requests": ENVOY_DEFAULT,
+            "max_requests": ENVOY_DEFAULT,
+            "max_retries": ENVOY_DEFAULT_RETRIES,
+        },
+    )
 
 
 async def _clusters_text(chosen: list[Cluster]) -> AsyncGenerator[bytes, None]:

@@ -6,8 +6,11 @@ import json
 import sys
 from collections.abc import Iterator
 
-from config.plan import Access, ClusterPlan, ListenerPlan, Plan
+from config.document import format_path
+from config.plan import Access, ClusterPlan, ListenerPlan, LoadBalancer, Plan, Protocol, RetryPlan
 from config.planner import Planned, ResourceState
+from config.policies.selection import NO_TERMS, Setting, Terms
+from config.resources.duration import format_duration
 from proxy.exits import EXIT_INVALID, EXIT_OK
 from proxy.options import Sources
 from proxy.reading import read_all
@@ -41,9 +44,10 @@ def _lines(planned: Planned) -> Iterator[str]:
     proxy = plan.proxy
     yield f"dataplane {proxy.name} in mesh {proxy.mesh}, zone {proxy.zone}"
     yield f"admin     http://{plan.admin.address}:{plan.admin.port}/"
+    terms = {state.cluster.name: state.terms for state in planned.resources if state.cluster is not None}
     for listener in plan.listeners.values():
         yield ""
-        yield from _listener(listener, plan.clusters[listener.cluster])
+        yield from _listener(listener, plan.clusters[listener.cluster], terms.get(listener.cluster, NO_TERMS))
     used = {listener.cluster for listener in plan.listeners.values()}
     for state in planned.resources:
         if state.cluster is None and state.kind == "MeshExternalService":
@@ -53,17 +57,17 @@ def _lines(planned: Planned) -> Iterator[str]:
         elif state.cluster is not None and state.cluster.name not in used:
             yield ""
             yield f"{state.kind} {state.name} ({state.file}:{state.line}): no outbound of this Dataplane leads to it"
-            yield from _cluster(state.cluster)
+            yield from _cluster(state.cluster, state.terms)
 
 
-def _listener(listener: ListenerPlan, cluster: ClusterPlan) -> Iterator[str]:
+def _listener(listener: ListenerPlan, cluster: ClusterPlan, terms: Terms) -> Iterator[str]:
     yield f"{listener.direction} {listener.bind} -> {cluster.service} ({listener.protocol})"
     if listener.access is Access.FORBID:
         yield "  access    forbidden: Mesh.routing.defaultForbidMeshExternalServiceAccess"
-    yield from _cluster(cluster)
+    yield from _cluster(cluster, terms)
 
 
-def _cluster(cluster: ClusterPlan) -> Iterator[str]:
+def _cluster(cluster: ClusterPlan, terms: Terms) -> Iterator[str]:
     yield f"  cluster   {cluster.name}"
     for endpoint in cluster.endpoints:
         priority = f", priority {endpoint.priority}" if endpoint.priority else ""
@@ -71,6 +75,61 @@ def _cluster(cluster: ClusterPlan) -> Iterator[str]:
     if not cluster.endpoints:
         yield "  endpoint  none: every connection will be refused"
     yield from _tls(cluster.tls)
+    yield f"  timeouts  {', '.join(_timeouts(cluster))}"
+    yield f"  limits    {', '.join(_limits(cluster))}"
+    if cluster.retry is not None:
+        yield f"  retries   {_retries(cluster.retry)}"
+    if cluster.load_balancer is not LoadBalancer.ROUND_ROBIN:
+        yield f"  balancing {cluster.load_balancer}"
+    for setting in terms.settings:
+        policy = setting.entry.document
+        where = f"{policy.kind}/{policy.name} ({policy.file}:{setting.entry.line_of(setting.path)})"
+        yield f"  policy    {format_path(setting.path)}: {_value(setting)}, from {where}"
+
+
+def _timeouts(cluster: ClusterPlan) -> Iterator[str]:
+    yield f"connect {_time(cluster.connect_timeout_s)}"
+    yield f"idle {_time(cluster.idle_timeout_s)}"
+    if cluster.protocol is not Protocol.TCP:
+        yield f"request {_time(cluster.request_timeout_s)}"
+        yield f"stream idle {_time(cluster.stream_idle_timeout_s)}"
+        yield f"stream {_time(cluster.max_stream_duration_s)}"
+        yield f"connection {_time(cluster.max_connection_duration_s)}"
+
+
+def _limits(cluster: ClusterPlan) -> Iterator[str]:
+    yield f"{cluster.max_connections} connections"
+    yield f"{cluster.max_connect_attempts} attempts to connect"
+    yield f"{cluster.failures_to_eject or 'no'} failures to eject"
+    if cluster.protocol is not Protocol.TCP:
+        yield f"{cluster.max_pending_requests} pending requests"
+        yield f"{cluster.max_requests} requests"
+        yield f"{cluster.max_retries} retries at a time"
+
+
+def _retries(retry: RetryPlan) -> str:
+    text = f"{retry.retries} on {', '.join(sorted(retry.retry_on))}"
+    if retry.statuses:
+        text += f" ({', '.join(map(str, sorted(retry.statuses)))})"
+    if retry.methods:
+        text += f", for {', '.join(sorted(retry.methods))}"
+    text += f"; per try {_time(retry.per_try_timeout_s)}"
+    return f"{text}, back-off {format_duration(retry.back_off_base_s)} to {format_duration(retry.back_off_max_s)}"
+
+
+def _time(seconds: float) -> str:
+    return format_duration(seconds) if seconds else "none"
+
+
+def _value(setting: Setting) -> str:
+    """As a document would have it: every number with a fraction is a time, but for these."""
+    value = setting.value
+    if isinstance(value, float) and setting.path[-1] not in ("standardDeviationFactor", "healthyPanicThreshold"):
+        return format_duration(value)
+    if isinstance(value, tuple):
+        named = all(isinstance(item, str) for item in value)
+        return ", ".join(map(str, value)) if named else f"{len(value)} items"
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _tls(tls: Origination | None) -> Iterator[str]:
@@ -115,6 +174,7 @@ def plan_as_json(plan: Plan) -> dict[str, object]:
                 "protocol": listener.protocol,
                 "cluster": listener.cluster,
                 "access": listener.access,
+                "requestHeadersTimeoutSeconds": listener.request_headers_timeout_s,
             }
             for listener in plan.listeners.values()
         ],
@@ -132,6 +192,18 @@ def cluster_as_json(cluster: ClusterPlan) -> dict[str, object]:
         "endpoints": [{"target": str(e.target), "priority": e.priority} for e in cluster.endpoints],
         "connectTimeoutSeconds": cluster.connect_timeout_s,
         "idleTimeoutSeconds": cluster.idle_timeout_s,
+        "requestTimeoutSeconds": cluster.request_timeout_s,
+        "streamIdleTimeoutSeconds": cluster.stream_idle_timeout_s,
+        "maxStreamDurationSeconds": cluster.max_stream_duration_s,
+        "maxConnectionDurationSeconds": cluster.max_connection_duration_s,
+        "maxConnections": cluster.max_connections,
+        "maxPendingRequests": cluster.max_pending_requests,
+        "maxRequests": cluster.max_requests,
+        "maxRetries": cluster.max_retries,
+        "maxConnectAttempts": cluster.max_connect_attempts,
+        "failuresToEject": cluster.failures_to_eject,
+        "retry": _retry_as_json(cluster.retry) if cluster.retry is not None else None,
+        "loadBalancer": cluster.load_balancer,
         "tls": None
         if tls is None
         else {
@@ -148,6 +220,30 @@ def cluster_as_json(cluster: ClusterPlan) -> dict[str, object]:
     }
 
 
+def _retry_as_json(retry: RetryPlan) -> dict[str, object]:
+    return {
+        "retries": retry.retries,
+        "perTryTimeoutSeconds": retry.per_try_timeout_s,
+        "backOffBaseSeconds": retry.back_off_base_s,
+        "backOffMaxSeconds": retry.back_off_max_s,
+        "retryOn": sorted(retry.retry_on),
+        "statuses": sorted(retry.statuses),
+        "methods": sorted(retry.methods),
+    }
+
+
+def _setting_as_json(setting: Setting) -> dict[str, object]:
+    policy = setting.entry.document
+    return {
+        "type": policy.kind,
+        "name": policy.name,
+        "file": policy.file,
+        "line": setting.entry.line_of(setting.path),
+        "field": format_path(setting.path),
+        "value": _value(setting),
+    }
+
+
 def _state_as_json(state: ResourceState) -> dict[str, object]:
     return {
         "type": state.kind,
@@ -157,5 +253,6 @@ def _state_as_json(state: ResourceState) -> dict[str, object]:
         "file": state.file,
         "line": state.line,
         "cluster": cluster_as_json(state.cluster) if state.cluster is not None else None,
+        "policies": [_setting_as_json(setting) for setting in state.terms.settings],
         "status": {"conditions": state.conditions()},
     }

@@ -542,9 +542,9 @@ WARNINGS = [
     (outbound("{port: 1, tags: {kuma.io/service: a}}"), "networking.outbound[1]", "not a backendRef: skipped"),
     ("type: MeshTrust #!\nname: a", "type", "kind MeshTrust is not used by this version and is skipped"),
     (
-        "apiVersion: kuma.io/v1alpha1\nkind: MeshTimeout #!",
+        "apiVersion: kuma.io/v1alpha1\nkind: MeshHealthCheck #!",
         "kind",
-        "kind MeshTimeout is not used by this version and is skipped",
+        "kind MeshHealthCheck is not used by this version and is skipped",
     ),
     (
         "type: MeshExternalServce #!\nname: a",
