@@ -121,6 +121,7 @@ class ClusterStats(Stats):
         "upstream_rq_rx_reset",
         "upstream_rq_tx_reset",
         "upstream_rq_timeout",
+        "upstream_rq_active_overflow",
         "upstream_cx_http2_total",
         "upstream_cx_close_notify",
     )
@@ -168,6 +169,7 @@ class ClusterStats(Stats):
     upstream_rq_rx_reset: int
     upstream_rq_tx_reset: int
     upstream_rq_timeout: int
+    upstream_rq_active_overflow: int
     upstream_cx_http2_total: int
     upstream_cx_close_notify: int
     upstream_cx_active: int

@@ -27,6 +27,7 @@ from config.plan import Access
 from proxy.http.headers import request_id_of
 from proxy.http.replies import REPLIES, grpc_reply, grpc_status_of, is_grpc, reply_fields
 from proxy.http.request_id import next_id
+from proxy.http.timeouts import STREAM_IDLE_TIMEOUT_S
 from proxy.outcome import Outcome
 from proxy.wire import NONE, BadMessage, Field, RequestHead, ResponseHead
 
@@ -170,7 +171,12 @@ class Exchange:
             stats.no_cluster += 1
             self.fail(Outcome.NO_CLUSTER)
         else:
-            cluster.stats.upstream_rq_active += 1
+            cluster_stats = cluster.stats
+            cluster_stats.upstream_rq_active += 1
+            if cluster_stats.upstream_rq_active > cluster.plan.max_requests:
+                cluster_stats.upstream_rq_active_overflow += 1
+                self.fail(Outcome.OVERFLOW)
+                return
             if self.request_ended and cluster.deadlines is not None:
                 self._start_the_clock(cluster.deadlines)
             cluster.http.lease(self)
@@ -383,6 +389,11 @@ class Exchange:
             self.upstream.close()
         else:
             self.upstream.write_eof()
+
+    @property
+    def idle_timeout_s(self) -> float:
+        """How long not a byte may go either way; 0 for ever."""
+        return STREAM_IDLE_TIMEOUT_S if self.cluster is None else self.cluster.plan.stream_idle_timeout_s
 
     # The end
 

@@ -18,7 +18,7 @@ from proxy.http.exchange import Exchange
 from proxy.http.h2_downstream import Http2Downstream
 from proxy.http.headers import rendered_response, rendered_switch
 from proxy.http.replies import render_reply, reply_fields
-from proxy.http.timeouts import HEAD_DEADLINE_S, IDLE_TIMEOUT_S, LINGER_S, STREAM_IDLE_TIMEOUT_S
+from proxy.http.timeouts import IDLE_TIMEOUT_S, LINGER_S, STREAM_IDLE_TIMEOUT_S
 from proxy.outcome import Outcome
 from proxy.relay import ByteTransport
 from proxy.wire import CHUNKED, NONE, UNTIL_CLOSE, BadMessage, Field, Framing, RequestHead, ResponseHead
@@ -373,7 +373,8 @@ class Http1Downstream(asyncio.Protocol):
                 self.transport.abort()  # the client does not take what is left for it
             return
         stats = self.listener.http
-        if self._head_since and now - self._head_since > HEAD_DEADLINE_S:
+        head_deadline_s = self.listener.plan.request_headers_timeout_s
+        if head_deadline_s and self._head_since and now - self._head_since > head_deadline_s:
             stats.downstream_rq_header_timeout += 1
             self.outcome = Outcome.HEAD_TIMEOUT
             self._answer(408, b"request header timeout")
@@ -384,6 +385,8 @@ class Http1Downstream(asyncio.Protocol):
             if idle_s > IDLE_TIMEOUT_S:
                 stats.downstream_cx_idle_timeout += 1
                 self.end(Outcome.IDLE_TIMEOUT)
-        elif idle_s > (IDLE_TIMEOUT_S if self.tunnel else STREAM_IDLE_TIMEOUT_S):
+            return
+        limit_s = IDLE_TIMEOUT_S if self.tunnel else exchange.idle_timeout_s
+        if limit_s and idle_s > limit_s:
             stats.downstream_rq_idle_timeout += 1
             exchange.idle_out()

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, cast
 from proxy.http.exchange import Exchange
 from proxy.http.headers import late_fields, response_block
 from proxy.http.replies import reply_fields
-from proxy.http.timeouts import HEAD_DEADLINE_S, IDLE_TIMEOUT_S, LINGER_S, STREAM_IDLE_TIMEOUT_S
+from proxy.http.timeouts import IDLE_TIMEOUT_S, LINGER_S, SETTINGS_DEADLINE_S, STREAM_IDLE_TIMEOUT_S
 from proxy.outcome import Outcome
 from proxy.relay import ByteTransport
 from proxy.wire import NONE, BadMessage, Field, RequestHead, ResponseHead
@@ -173,7 +173,9 @@ class ClientStream(Stream):
         seen = self.queued if exchange is None else exchange.received + exchange.sent - self.queued
         if seen != self._bytes_seen:
             self._bytes_seen, self._last_change = seen, now
-        elif now - self._last_change > STREAM_IDLE_TIMEOUT_S:
+            return
+        limit_s = STREAM_IDLE_TIMEOUT_S if exchange is None else exchange.idle_timeout_s
+        if limit_s and now - self._last_change > limit_s:
             self._owner.listener.http.downstream_rq_idle_timeout += 1
             if exchange is None:
                 self.reset(ErrorCode.CANCEL)
@@ -356,7 +358,7 @@ class Http2Downstream(asyncio.Protocol):
             for stream in tuple(engine.streams.values()):
                 cast("ClientStream", stream).check_time(now)
         elif not engine.settled:
-            if now - self.started_s > HEAD_DEADLINE_S:
+            if now - self.started_s > SETTINGS_DEADLINE_S:
                 self.listener.http.downstream_rq_header_timeout += 1
                 self.end(Outcome.HEAD_TIMEOUT)
         elif idle_s > IDLE_TIMEOUT_S:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-HEAD_DEADLINE_S = 60.0
-"""From the first byte of a request's head to its last (408); of HTTP/2, to the client's SETTINGS."""
+SETTINGS_DEADLINE_S = 60.0
+"""From the start of a connection of HTTP/2 to the client's SETTINGS."""
 IDLE_TIMEOUT_S = 3600.0
 """Between requests, and without a byte either way in a tunnel. Envoy's default."""
 STREAM_IDLE_TIMEOUT_S = 300.0

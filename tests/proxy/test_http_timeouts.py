@@ -91,7 +91,11 @@ def test_a_tunnel_has_no_request_timeout(one_loop: LoopThread) -> None:
         one.send(one.recv())
 
     upgrade = b"GET / HTTP/1.1\r\nhost: a\r\nconnection: upgrade\r\nupgrade: echo\r\n\r\n"
-    with Origin(switching) as origin, HttpRig(one_loop, [origin], request_timeout_s=0.05) as rig, Wire(rig.port) as wire:
+    with (
+        Origin(switching) as origin,
+        HttpRig(one_loop, [origin], request_timeout_s=0.05) as rig,
+        Wire(rig.port) as wire,
+    ):
         wire.send(upgrade)
         one_loop.until(lambda: stats_of(rig).downstream_cx_upgrades_active == 1, "the tunnel")
         one_loop.look(lambda: one_loop.loop.call_later(0.15, passed.set))
