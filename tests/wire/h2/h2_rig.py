@@ -45,6 +45,10 @@ def raw(kind: int, flags: int = 0, stream_id: int = 0, payload: bytes = b"", len
     return struct.pack(">I", size)[1:] + struct.pack(">BBI", kind, flags, stream_id) + payload
 
 
+def pieces_of(block: bytes) -> list[bytes]:
+    return [block[at : at + 16_384] for at in range(0, len(block), 16_384)] or [b""]
+
+
 def settings(values: dict[int, int] | None = None) -> bytes:
     return raw(SETTINGS, 0, 0, b"".join(struct.pack(">HI", *item) for item in (values or {}).items()))
 
@@ -192,7 +196,10 @@ class Rig:
         return [(bytes(name), bytes(value)) for name, value in self.decoder.decode(frame.payload, raw=True)]
 
     def headers(self, stream_id: int, fields: Sequence[Field], end: bool = True, extra_flags: int = 0) -> bytes:
-        return raw(HEADERS, END_HEADERS | end | extra_flags, stream_id, self.encoder.encode(list(fields)))
+        first, *rest = pieces_of(self.encoder.encode(list(fields)))
+        flags = end | extra_flags | (0 if rest else END_HEADERS)
+        more = [raw(CONTINUATION, END_HEADERS if piece is rest[-1] else 0, stream_id, piece) for piece in rest]
+        return raw(HEADERS, flags, stream_id, first) + b"".join(more)
 
     # As the server
 
