@@ -139,13 +139,13 @@ class Connection:
     """
 
     __slots__ = (
-        "_body_left", "_body_stream", "_continuations", "_decoder", "_dropped", "_empty", "_expected_id", "_forgotten_id",
-        "_gathered", "_gathering", "_goaway_final", "_grant_at", "_held", "_ignored", "_limits", "_max_streams",
-        "_mode", "_new_stream", "_next_id", "_opened", "_padding_left", "_partial", "_peer_stream_window", "_pings",
-        "_pumping", "_requests", "_reset_streams", "_resets", "_responses", "_settings",
-        "_settings_frames", "_settled", "_skipped", "_stream_grant_at", "_tells_capacity", "_trailers", "_unsent",
-        "_used", "_windows", "closed", "draining", "encoder", "handler", "malformed", "out", "paused", "ready",
-        "send_window", "streams", "useful",
+        "_body_left", "_body_stream", "_continuations", "_decoder", "_dropped", "_empty", "_expected_id",
+        "_forgotten_id", "_gathered", "_gathering", "_goaway_final", "_grant_at", "_held", "_ignored", "_limits",
+        "_max_streams", "_mode", "_new_stream", "_next_id", "_opened", "_padding_left", "_partial",
+        "_peer_stream_window", "_pings", "_pumping", "_requests", "_reset_streams", "_resets", "_responses",
+        "_settings", "_settings_frames", "_settled", "_skipped", "_stream_grant_at", "_tells_capacity", "_trailers",
+        "_unsent", "_used", "_windows", "closed", "draining", "encoder", "handler", "malformed", "out", "paused",
+        "ready", "send_window", "streams", "useful",
     )  # fmt: skip
 
     def __init__(

@@ -196,7 +196,7 @@ class Rig:
         return [(bytes(name), bytes(value)) for name, value in self.decoder.decode(frame.payload, raw=True)]
 
     def headers(self, stream_id: int, fields: Sequence[Field], end: bool = True, extra_flags: int = 0) -> bytes:
-        first, *rest = pieces_of(self.encoder.encode(list(fields)))
+        first, *rest = pieces_of(self.encoder.encode(list(fields), huffman=sum(map(len, dict(fields).values())) < 1000))
         flags = end | extra_flags | (0 if rest else END_HEADERS)
         more = [raw(CONTINUATION, END_HEADERS if piece is rest[-1] else 0, stream_id, piece) for piece in rest]
         return raw(HEADERS, flags, stream_id, first) + b"".join(more)

@@ -1,4 +1,4 @@
-"""One test per attack: what ends the connection, what it costs until then, and that honest use of the same is served."""
+"""One test per attack: what ends the connection, how much it takes, and that honest use of the same is served."""
 
 from __future__ import annotations
 

@@ -22,7 +22,7 @@ names = st.sampled_from(
     [b"x-a", b"x-b", b"user-agent", b"cookie", b"authorization", b"date", b"content-type", b"grpc-status", b"x" * 130]
 )
 values = st.sampled_from(
-    [b"", b"a", b"text/plain", b"\xff\x80 obs", b"v" * 126, b"v" * 127, b"v" * 128, b"w" * 300, b"u" * 5000]
+    [b"", b"a", b"text/plain", b"\xff\x80 obs", b"v" * 126, b"v" * 127, b"v" * 128, b"w" * 300, b"u" * 4100]
 )
 pseudo = st.sampled_from(
     [[], [(b":status", b"200")], [(b":status", b"418")], [(b":method", b"GET"), (b":path", b"/x")]]
@@ -35,7 +35,7 @@ def read(decoder: hpack.Decoder, block: bytes) -> Fields:
 
 
 class TestEncoder:
-    @laws(80)
+    @laws(40)
     @given(st.lists(st.tuples(blocks, st.sampled_from([None, 0, 64, 500, 4096, 1 << 20])), max_size=12))
     def test_hpack_reads_what_we_write(self, messages: list[tuple[Fields, int | None]]) -> None:
         encoder, decoder = Encoder(), hpack.Decoder(max_header_list_size=1 << 20)
@@ -241,7 +241,7 @@ class TestDecoder:
         assert decoder.decode(bytes.fromhex("4803333037c1c0bf"))[0] == (b":status", b"307")
         assert (decoder._size, decoder._table[-1]) == (222, (b"cache-control", b"private"))
 
-    @laws(80)
+    @laws(40)
     @given(st.lists(st.tuples(blocks, st.booleans(), st.sampled_from([None, 0, 40, 200, 4096])), max_size=12))
     def test_we_read_what_hpack_writes(self, messages: list[tuple[Fields, bool, int | None]]) -> None:
         encoder, decoder = hpack.Encoder(), Decoder()
