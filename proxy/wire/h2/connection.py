@@ -140,13 +140,13 @@ class Connection:
     """
 
     __slots__ = (
-        "_body_left", "_body_stream", "_continuations", "_decoder", "_empty", "_expected_id", "_forgotten_id",
-        "_gathered", "_gathering", "_goaway_final", "_grant_at", "_held", "_ignored", "_limits", "_mode",
-        "_new_stream", "_next_id", "_opened", "_padding_left", "_partial", "_peer_stream_window", "_pings",
-        "_pumping", "_requests", "_reset_count", "_reset_streams", "_resets", "_responses", "_settings",
-        "_settings_frames", "_skipped", "_stream_grant_at", "_tells_capacity", "_trailers", "_unsent", "_used",
-        "_windows", "closed", "draining", "encoder", "handler", "malformed", "max_streams", "out", "paused",
-        "ready", "send_window", "settled", "streams", "useful",
+        "_body_left", "_body_stream", "_continuations", "_decoder", "_dropped", "_empty", "_expected_id",
+        "_forgotten_id", "_gathered", "_gathering", "_goaway_final", "_grant_at", "_held", "_ignored", "_limits",
+        "_mode", "_new_stream", "_next_id", "_opened", "_padding_left", "_partial", "_peer_stream_window", "_pings",
+        "_pumping", "_requests", "_reset_streams", "_resets", "_responses", "_settings", "_settings_frames",
+        "_skipped", "_stream_grant_at", "_tells_capacity", "_trailers", "_unsent", "_used", "_windows", "closed",
+        "draining", "encoder", "handler", "malformed", "max_streams", "out", "paused", "ready", "send_window",
+        "settled", "streams", "useful",
     )  # fmt: skip
 
     def __init__(
@@ -188,7 +188,7 @@ class Connection:
         self.max_streams = settings.max_concurrent_streams if new_stream else STREAMS_BEFORE_SETTINGS
         self.settled = False  # the peer's SETTINGS have come
         self._goaway_final = False
-        self._opened = self._reset_count = 0
+        self._opened = self._dropped = 0
         self._reset_streams: dict[int, bool] = {}  # whether it was us
         self._forgotten_id = 0
         self._skipped: list[range] = []
@@ -898,6 +898,7 @@ class Connection:
             self.handler.on_capacity()
 
     def _drop(self, stream: Stream, by_us: bool) -> None:
+        self._dropped += 1
         stream._deaf = True
         self._forget(stream)
         stream.queued = 0
@@ -955,7 +956,6 @@ class Connection:
             self._break(ErrorCode.STREAM_CLOSED, "frame behind the end of a stream")
 
     def _note_reset(self, stream_id: int, by_us: bool) -> None:
-        self._reset_count += 1
         resets = self._reset_streams
         resets[stream_id] = by_us
         if len(resets) > RESETS_REMEMBERED:
@@ -976,9 +976,7 @@ class Connection:
 
     def _spend_reset(self) -> None:
         """Only clients attack this way: a server that resets costs nobody but its own client."""
-        if self._new_stream is not None and not self._resets.spend(
-            self._opened - len(self.streams) - self._reset_count
-        ):
+        if self._new_stream is not None and not self._resets.spend(self._opened - len(self.streams) - self._dropped):
             self._break(ErrorCode.ENHANCE_YOUR_CALM, "too many resets", over_budget=True)
 
     def _answer(self, answer: bytes) -> None:
