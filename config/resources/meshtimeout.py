@@ -78,7 +78,6 @@ class MeshTimeout(InboundPolicy):
     top_kinds: ClassVar[Sequence[TargetKind]] = (*TOP_KINDS, TargetKind.MESH_HTTP_ROUTE)
     to_kinds: ClassVar[Sequence[TargetKind]] = (*SERVICE_KINDS, TargetKind.MESH_HTTP_ROUTE)
     no_effect: ClassVar[Sequence[Path]] = (
-        ("http", "requestTimeout"),
         ("http", "streamIdleTimeout"),
         ("http", "maxStreamDuration"),
         ("http", "maxConnectionDuration"),
