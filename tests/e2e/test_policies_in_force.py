@@ -6,7 +6,14 @@ from typing import Any
 
 from tests.kit import client, peers
 from tests.kit.koguma import Koguma
+from tests.kit.origins import Origin, always, ok
 from tests.kit.peers import Peer
+from tests.kit.rawhttp import Wire
+
+
+def timeout(value: str) -> dict[str, Any]:
+    entry = {"targetRef": {"kind": "Mesh"}, "default": {"http": {"requestTimeout": value}}}
+    return {"type": "MeshTimeout", "mesh": "default", "name": "timeout", "spec": {"to": [entry]}}
 
 
 def limit(connections: int) -> dict[str, Any]:
@@ -38,3 +45,15 @@ def test_a_limit_comes_and_goes_by_reload(koguma: Koguma) -> None:
             assert client.ask(koguma.port("app")) == b"ping"
             kept.sendall(b"z")
             assert client.read_exactly(kept, 1) == b"z", "connections that exist are left alone"
+
+
+def test_a_request_has_the_time_that_the_policy_gives_it(koguma: Koguma) -> None:
+    with Origin(lambda one: one.read_to_end()) as silent, Origin(always(ok(b"hi"))) as prompt:
+        koguma.service("silent", [silent.endpoint], protocol="http")
+        koguma.service("prompt", [prompt.endpoint], protocol="http")
+        koguma.write("timeout.yaml", timeout("100ms"))
+        with koguma:
+            with Wire(koguma.port("silent")) as wire:
+                assert wire.get().status == 504
+            with Wire(koguma.port("prompt")) as wire:
+                assert wire.get().body == b"hi"
