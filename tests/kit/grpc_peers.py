@@ -46,8 +46,12 @@ class GrpcServer(App):
         self.identity = identity
         self.client_ca_pem = client_ca_pem
 
+    def program(self) -> list[str]:
+        """What runs, without its arguments."""
+        return [sys.executable, "-P", str(SERVER_PROGRAM)]
+
     def command(self) -> list[str]:
-        words = [sys.executable, "-P", str(SERVER_PROGRAM), "--port", str(self.port), "--name", self.name]
+        words = [*self.program(), "--port", str(self.port), "--name", self.name]
         if self.identity is not None:
             certificate, key = self._write_identity(self.identity)
             words += ["--certificate", str(certificate), "--key", str(key)]
