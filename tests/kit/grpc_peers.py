@@ -94,7 +94,6 @@ class Caller:
             "grpc.max_receive_message_length": -1,
             "grpc.max_send_message_length": -1,
             "grpc.initial_reconnect_backoff_ms": 100,
-            "grpc.min_reconnect_backoff_ms": 10_000,  # what one attempt may take
             "grpc.max_reconnect_backoff_ms": 200,
             **options,
         }
