@@ -401,11 +401,14 @@ class Exchange:
         self.status = status
         if self.request_id is None:
             self.request_id = request_id_of(self.head) or next_id()
-        fields = reply_fields(bool(body), self.request_id, overloaded=outcome is Outcome.OVERFLOW)
+        overloaded = outcome is Outcome.OVERFLOW
         if is_grpc(self.head):
-            fields, self.status, body = grpc_reply(status, body, self.request_id), 200, b""
+            fields = grpc_reply(status, body, self.request_id, overloaded=overloaded)
+            self.status, body = 200, b""
             if self.cluster is not None:
                 self.cluster.stats.count_grpc(grpc_status_of(status))
+        else:
+            fields = reply_fields(bool(body), self.request_id, overloaded=overloaded)
         if self.head.method != b"HEAD":
             self.sent += len(body)
         self.client.reply(self.status, fields, body)

@@ -270,7 +270,8 @@ class Http2Downstream(asyncio.Protocol):
         """A client that has no more to send may still wait for its responses."""
         if self._closing or not self.engine.streams:
             return False
-        self._close_when_done()
+        self.engine.go_away()
+        self._close_when_done()  # at once: no PING will be answered
         return True
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -315,21 +316,25 @@ class Http2Downstream(asyncio.Protocol):
     # The listener
 
     def _close_when_done(self) -> None:
-        self.engine.go_away()
-        self._flush()
-        self._close_if_done()
+        if not self._closing:
+            self.engine.go_away()
+            self._flush()
+            self._close_if_done()
 
     def _close_if_done(self) -> None:
-        if not self.engine.streams and not self._closing:
+        """What the client has sent before it saw our GOAWAY is still served; what it sends afterwards must not make a
+        reset of our end.
+        """
+        if not self.engine.streams and self.engine.said_goodbye and not self._closing:
             self._closing = True
-            self.engine.go_away()  # a second time: the last stream that was served
-            self._flush()
-            self.transport.close()
+            self._linger()
 
     def drain(self) -> None:
-        """No more requests: now if there are none, else after those that are being answered."""
-        if not self._closing:
-            self._close_when_done()
+        """No more requests: after those that are on their way or being answered. A client that does not say that it has
+        seen our GOAWAY is not waited for.
+        """
+        self._close_when_done()
+        self._loop.call_later(LINGER_S, self._close_when_done)
 
     def end(self, outcome: Outcome) -> None:
         self.outcome = outcome

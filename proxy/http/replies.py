@@ -64,12 +64,12 @@ def reply_fields(has_body: bool, request_id: bytes | None, *, overloaded: bool =
     return fields
 
 
-def grpc_reply(status: int, message: bytes, request_id: bytes) -> list[Field]:
+def grpc_reply(status: int, message: bytes, request_id: bytes, *, overloaded: bool = False) -> list[Field]:
     """The fields of a response with HTTP status 200 and no body that says ``status`` in gRPC's terms."""
     fields: list[Field] = [(b"content-type", b"application/grpc"), (b"grpc-status", grpc_status_of(status))]
     if message:
         fields.append((b"grpc-message", quote_from_bytes(message, safe=_GRPC_MESSAGE_SAFE).encode("ascii")))
-    return [*fields, *reply_fields(False, request_id)]
+    return [*fields, *reply_fields(False, request_id, overloaded=overloaded)]
 
 
 def _date() -> bytes:

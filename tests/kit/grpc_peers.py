@@ -46,8 +46,12 @@ class GrpcServer(App):
         self.identity = identity
         self.client_ca_pem = client_ca_pem
 
+    def program(self) -> list[str]:
+        """What runs, without its arguments."""
+        return [sys.executable, "-P", str(SERVER_PROGRAM)]
+
     def command(self) -> list[str]:
-        words = [sys.executable, "-P", str(SERVER_PROGRAM), "--port", str(self.port), "--name", self.name]
+        words = [*self.program(), "--port", str(self.port), "--name", self.name]
         if self.identity is not None:
             certificate, key = self._write_identity(self.identity)
             words += ["--certificate", str(certificate), "--key", str(key)]
@@ -90,7 +94,6 @@ class Caller:
             "grpc.max_receive_message_length": -1,
             "grpc.max_send_message_length": -1,
             "grpc.initial_reconnect_backoff_ms": 100,
-            "grpc.min_reconnect_backoff_ms": 10_000,  # what one attempt may take
             "grpc.max_reconnect_backoff_ms": 200,
             **options,
         }

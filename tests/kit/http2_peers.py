@@ -35,7 +35,7 @@ from h2.events import (
     TrailersReceived,
 )
 from h2.settings import SettingCodes, Settings
-from hyperframe.frame import GoAwayFrame
+from hyperframe.frame import GoAwayFrame, SettingsFrame
 
 from tests.kit import client, poll
 from tests.kit.peers import Peer, Visit
@@ -124,8 +124,11 @@ class Session:
         settings = {SettingCodes.INITIAL_WINDOW_SIZE: WINDOW_BYTES}
         self._h2.local_settings = Settings(client=is_client, initial_values=settings)
         self._h2.initiate_connection()
-        if max_streams is not None:  # counts for ``h2`` from its acknowledgement on, as it must
-            self._h2.update_settings({SettingCodes.MAX_CONCURRENT_STREAMS: max_streams})
+        if max_streams is not None:  # told at once, and for ``h2`` a rule from the acknowledgement on, as it must be
+            self._h2.clear_outbound_data_buffer()
+            told = {**settings, SettingCodes.MAX_CONCURRENT_STREAMS: max_streams}
+            self._stream.send(SettingsFrame(settings=told).serialize())
+            self._h2.local_settings[SettingCodes.MAX_CONCURRENT_STREAMS] = max_streams
         self._h2.increment_flow_control_window(CONNECTION_WINDOW_BYTES - DEFAULT_WINDOW_BYTES)
         self.flush()
 

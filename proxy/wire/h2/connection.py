@@ -236,6 +236,11 @@ class Connection:
         return out
 
     @property
+    def said_goodbye(self) -> bool:
+        """Whether the GOAWAY is out that names the last stream to be served."""
+        return self._goaway_final
+
+    @property
     def can_open(self) -> bool:
         """Client: may a stream be opened now?"""
         return len(self.streams) < self.max_streams and not self.draining and self._next_id <= LARGEST_ID
