@@ -6,19 +6,28 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import ExitStack
 
 import pytest
 
 from tests.conformance.targets import Nghttpd, Target, koguma_before
 from tests.kit.h2frames import Frames
+from tests.kit.koguma import Koguma
 
 ELSEWHERE = "HTTP2_TARGET_PORT"
-TARGETS = [
-    Target.NGHTTPD,
-    pytest.param(Target.KOGUMA, marks=pytest.mark.skip("HTTP/2 is not served yet")),
-    *([Target.ELSEWHERE] if ELSEWHERE in os.environ else []),
-]
+TARGETS = [Target.NGHTTPD, Target.KOGUMA, *([Target.ELSEWHERE] if ELSEWHERE in os.environ else [])]
+
+
+@pytest.fixture(scope="session")
+def origin(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nghttpd]:
+    with Nghttpd(tmp_path_factory.mktemp("nghttpd")) as origin:
+        yield origin
+
+
+@pytest.fixture(scope="session")
+def koguma(origin: Nghttpd, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Koguma]:
+    """Started, with ``origin`` as the service ``app``."""
+    with koguma_before(origin, tmp_path_factory.mktemp("koguma")) as koguma:
+        yield koguma
 
 
 @pytest.fixture(scope="session", params=TARGETS, ids=str)
@@ -27,18 +36,13 @@ def target(request: pytest.FixtureRequest) -> Target:
 
 
 @pytest.fixture(scope="session")
-def port(target: Target, tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
+def port(target: Target, request: pytest.FixtureRequest) -> int:
     """Where the target listens."""
     if target is Target.ELSEWHERE:
-        yield int(os.environ[ELSEWHERE])
-        return
-    with ExitStack() as running:
-        origin = running.enter_context(Nghttpd(tmp_path_factory.mktemp("nghttpd")))
-        if target is Target.NGHTTPD:
-            yield origin.port
-        else:
-            koguma = running.enter_context(koguma_before(origin, tmp_path_factory.mktemp("koguma")))
-            yield koguma.port("app")
+        return int(os.environ[ELSEWHERE])
+    if target is Target.KOGUMA:
+        return int(request.getfixturevalue("koguma").port("app"))
+    return int(request.getfixturevalue("origin").port)
 
 
 @pytest.fixture

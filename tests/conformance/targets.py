@@ -9,6 +9,8 @@ from tests.kit.apps import App, find
 from tests.kit.koguma import Koguma
 
 PAGE = b"<html>conformance</html>\n"
+BIG_PATH = "/big"
+BIG_BYTES = 8 * 1024 * 1024
 
 
 class Target(StrEnum):
@@ -18,7 +20,7 @@ class Target(StrEnum):
 
 
 class Nghttpd(App):
-    """nghttp2's server: HTTP/2 by prior knowledge, ``PAGE`` on ``/``."""
+    """nghttp2's server: HTTP/2 by prior knowledge, ``PAGE`` on ``/``, and ``BIG_BYTES`` on ``BIG_PATH``."""
 
     def __init__(self, directory: Path) -> None:
         super().__init__(directory)
@@ -26,6 +28,8 @@ class Nghttpd(App):
 
     def prepare(self) -> None:
         (self.directory / "index.html").write_bytes(PAGE)
+        with (self.directory / BIG_PATH.lstrip("/")).open("wb") as big:
+            big.truncate(BIG_BYTES)  # a hole: it takes no room
 
     def command(self) -> list[str]:
         return [self.binary, "--no-tls", "-a", "127.0.0.1", "-d", str(self.directory), str(self.port)]

@@ -12,6 +12,7 @@ import enum
 import socket
 import struct
 import time
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from types import TracebackType
@@ -223,6 +224,8 @@ class Frames:
         self.peer_settings: Mapping[int, int] = {}
         self.encoder = hpack.Encoder()
         self.decoder = hpack.Decoder()
+        self.granted: Counter[int] = Counter()
+        """Bytes that WINDOW_UPDATE frames gave us so far, by stream."""
         self._received = bytearray()
 
     def __enter__(self) -> Frames:
@@ -302,6 +305,8 @@ class Frames:
             if not chunk:
                 return Ending.TRUNCATED if self._received else Ending.CLOSED
             self._received += chunk
+        if received.kind == Kind.WINDOW_UPDATE:
+            self.granted[received.stream_id] += int.from_bytes(received.payload)
         return received
 
     def decode(self, received: Frame) -> dict[str, str]:
