@@ -9,7 +9,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.conformance.targets import Nghttpd, Target, koguma_before
+from tests.conformance.targets import Target, koguma_before, nghttpd
+from tests.kit.apps import Nghttpd
 from tests.kit.h2frames import Frames
 from tests.kit.koguma import Koguma
 
@@ -19,7 +20,8 @@ TARGETS = [Target.NGHTTPD, Target.KOGUMA, *([Target.ELSEWHERE] if ELSEWHERE in o
 
 @pytest.fixture(scope="session")
 def origin(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nghttpd]:
-    with Nghttpd(tmp_path_factory.mktemp("nghttpd")) as origin:
+    origin = nghttpd(tmp_path_factory.mktemp("nghttpd"))
+    with origin:
         yield origin
 
 

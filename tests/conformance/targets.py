@@ -5,7 +5,7 @@ from __future__ import annotations
 from enum import StrEnum
 from pathlib import Path
 
-from tests.kit.apps import App, find
+from tests.kit.apps import App, Nghttpd
 from tests.kit.koguma import Koguma
 
 PAGE = b"<html>conformance</html>\n"
@@ -19,20 +19,12 @@ class Target(StrEnum):
     ELSEWHERE = "elsewhere"
 
 
-class Nghttpd(App):
-    """nghttp2's server: HTTP/2 by prior knowledge, ``PAGE`` on ``/``, and ``BIG_BYTES`` on ``BIG_PATH``."""
-
-    def __init__(self, directory: Path) -> None:
-        super().__init__(directory)
-        self.binary = find("nghttpd")
-
-    def prepare(self) -> None:
-        (self.directory / "index.html").write_bytes(PAGE)
-        with (self.directory / BIG_PATH.lstrip("/")).open("wb") as big:
-            big.truncate(BIG_BYTES)  # a hole: it takes no room
-
-    def command(self) -> list[str]:
-        return [self.binary, "--no-tls", "-a", "127.0.0.1", "-d", str(self.directory), str(self.port)]
+def nghttpd(directory: Path) -> Nghttpd:
+    """With ``PAGE`` on ``/`` and ``BIG_BYTES`` on ``BIG_PATH``, not started."""
+    (directory / "index.html").write_bytes(PAGE)
+    with (directory / BIG_PATH.lstrip("/")).open("wb") as big:
+        big.truncate(BIG_BYTES)  # a hole: it takes no room
+    return Nghttpd(directory)
 
 
 def koguma_before(origin: App, directory: Path) -> Koguma:

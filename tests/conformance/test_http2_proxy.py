@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from tests.conformance import expect
-from tests.conformance.targets import BIG_BYTES, BIG_PATH, PAGE, Nghttpd, koguma_before
+from tests.conformance.targets import BIG_BYTES, BIG_PATH, PAGE, koguma_before
+from tests.kit.apps import Nghttpd
 from tests.kit.h2frames import (
     DEFAULT_FRAME_BYTES,
     DEFAULT_WINDOW_BYTES,
