@@ -41,7 +41,10 @@ ROUNDS = 4
 MAX_FRAMES_OF_A_FLOOD = 200_000
 FRAMES_PER_WRITE = 200
 MAX_GROWTH_BYTES = 48 * 1024 * 1024
-SLOW_STREAMS = 100
+ALL_ANSWERS_BYTES = 1024**3
+SLOW_STREAMS = 50
+"""Fewer than nghttpd lets be open on one connection: the bystander is on the same."""
+
 UNKNOWN_KIND = 0x16
 
 Attack = Callable[[Frames], None]
@@ -55,6 +58,7 @@ class Bystander:
         self.answers = 0
         self._frames = Frames(port)
         self._frames.handshake()
+        self._frames.send(window_update(0, ALL_ANSWERS_BYTES))
         self._ids = itertools.count(1, 2)
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._ask, name="bystander")
