@@ -14,6 +14,7 @@ import asyncio
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, cast
 
+from config.plan import Protocol
 from proxy.http.exchange import Exchange
 from proxy.http.h2_downstream import Http2Downstream
 from proxy.http.headers import rendered_response, rendered_switch
@@ -21,7 +22,7 @@ from proxy.http.replies import render_reply, reply_fields
 from proxy.http.timeouts import IDLE_TIMEOUT_S, LINGER_S, STREAM_IDLE_TIMEOUT_S
 from proxy.outcome import Outcome
 from proxy.relay import ByteTransport
-from proxy.wire import CHUNKED, NONE, UNTIL_CLOSE, BadMessage, Field, Framing, RequestHead, ResponseHead
+from proxy.wire import CHUNKED, NONE, UNTIL_CLOSE, BadMessage, Field, Framing, NotHttp, RequestHead, ResponseHead
 from proxy.wire.body import chunk, last_chunk
 from proxy.wire.h1 import RequestReader
 from proxy.wire.h2 import PREFACE
@@ -201,7 +202,10 @@ class Http1Downstream(asyncio.Protocol):
         self.listener.http.downstream_cx_protocol_error += 1
         exchange, self.exchange = self.exchange, None
         self.outcome = Outcome.REQUEST_REFUSED
-        if exchange is None or exchange.status == 0:
+        if isinstance(bad, NotHttp) and not self.sent and self.listener.plan.protocol is not Protocol.HTTP:
+            # RFC 9113 §3.4: an invalid preface, whose sender would not understand an answer in HTTP/1.
+            self.listener.note_refusal("http2.protocol_error", "no HTTP/2 preface")
+        elif exchange is None or exchange.status == 0:
             if exchange is not None:
                 exchange.status = bad.status
             else:

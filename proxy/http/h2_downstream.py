@@ -267,12 +267,14 @@ class Http2Downstream(asyncio.Protocol):
             self._loop.call_later(LINGER_S, self.transport.close)
 
     def eof_received(self) -> bool:
-        """A client that has no more to send may still wait for its responses."""
-        if self._closing or not self.engine.streams:
-            return False
-        self.engine.go_away()
-        self._close_when_done()  # at once: no PING will be answered
-        return True
+        """The client is gone: without its WINDOW_UPDATEs most responses could not end, and an exchange that waits for
+        its origin would not notice.
+        """
+        self._closing = True
+        if self.outcome is None and self.engine.streams:
+            self.outcome = Outcome.DOWNSTREAM_RESET
+        self.engine.abandon()
+        return False
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._closing = True

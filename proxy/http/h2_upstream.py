@@ -247,8 +247,11 @@ class Http2Upstream(ClusterConnection):
 
     @property
     def has_room(self) -> bool:
-        """Whether another exchange can begin."""
-        return not self.retired and self.engine.can_open and not self.transport.is_closing()
+        """Whether another exchange can begin. Not where clients that do not take their responses have used up most of
+        the window that all share.
+        """
+        engine = self.engine
+        return not self.retired and engine.can_open and not engine.is_clogged and not self.transport.is_closing()
 
     # Bytes
 

@@ -19,7 +19,18 @@ import re
 from collections.abc import Sequence
 from typing import Final, NoReturn
 
-from proxy.wire import CHUNKED, NONE, UNTIL_CLOSE, BadMessage, Field, Framing, Leniency, RequestHead, ResponseHead
+from proxy.wire import (
+    CHUNKED,
+    NONE,
+    UNTIL_CLOSE,
+    BadMessage,
+    Field,
+    Framing,
+    Leniency,
+    NotHttp,
+    RequestHead,
+    ResponseHead,
+)
 from proxy.wire.fields import (
     AUTHORITY,
     FIELD_LINE,
@@ -268,7 +279,7 @@ def _explain_request(block: bytes, limits: Limits) -> NoReturn:
     parts = line.split(b" ")
     if len(parts) != 3:
         # RFC 9112 §3: one SP between the parts; §2.2 would let leading empty lines pass.
-        raise BadMessage(400, "http1.codec_error", "request line that is not method, target and version")
+        raise NotHttp(400, "http1.codec_error", "request line that is not method, target and version")
     method, target, version = parts
     if not TOKENS.fullmatch(method):
         raise BadMessage(400, "http1.codec_error", "method that is not a token")
@@ -290,7 +301,7 @@ def _explain_response(block: bytes, limits: Limits) -> NoReturn:
 
 def _refuse_version(version: bytes) -> None:
     if not _VERSION.fullmatch(version):
-        raise BadMessage(400, "http1.codec_error", "start line without an HTTP version")
+        raise NotHttp(400, "http1.codec_error", "start line without an HTTP version")
     if version not in (b"HTTP/1.0", b"HTTP/1.1"):
         raise BadMessage(505, "low_version", "HTTP version other than 1.0 and 1.1")
 

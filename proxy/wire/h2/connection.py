@@ -245,6 +245,13 @@ class Connection:
         """Client: may a stream be opened now?"""
         return len(self.streams) < self.max_streams and not self.draining and self._next_id <= LARGEST_ID
 
+    @property
+    def is_clogged(self) -> bool:
+        """Is half of the window for all streams together used up by streams that are not read from? Soon nobody gets
+        anything here.
+        """
+        return self._held >= self._grant_at
+
     def open(self, stream: Stream, method: bytes, block: FieldBlock, late: bytes = b"", end: bool = False) -> None:
         """Client: send a request. ``method`` as in ``block``. ``end``: it has no body. Look at ``can_open`` first."""
         if len(self.streams) >= self.max_streams or self.draining or self._next_id > LARGEST_ID:
@@ -499,11 +506,11 @@ class Connection:
     # Receiving: windows (RFC 9113 §5.2)
 
     def _grant(self) -> None:
-        """Give the connection's window back, once half of it is owed."""
+        """Give the connection's window back, once half of what is not held is owed."""
         if self._used > self._settings.connection_window_bytes:
             self._break(ErrorCode.FLOW_CONTROL_ERROR, "more data than the connection's window lets in")
         owed = self._used - self._held
-        if owed >= self._grant_at:
+        if owed and 2 * owed >= self._settings.connection_window_bytes - self._held:
             self._used = self._held
             self._write(window_update_frame(0, owed))
 
@@ -1019,6 +1026,7 @@ class Connection:
 
     def release(self, stream: Stream) -> None:
         """It is read from again."""
+        was_clogged = self.is_clogged
         self._held -= stream._held
         stream._held = 0
         stream._grant_at = self._stream_grant_at
@@ -1026,6 +1034,8 @@ class Connection:
         if stream._used >= stream._grant_at and not stream.remote_ended:
             self._write(window_update_frame(stream.id, stream._used))
             stream._used = 0
+        if was_clogged and not self.is_clogged:
+            self._stream_over()
 
     def enqueue(self, stream: Stream) -> None:
         """It has data that could not go."""

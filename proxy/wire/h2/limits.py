@@ -64,9 +64,10 @@ class H2Limits:
     max_unsent_answers: int = 1000
     """Answers (to PING, SETTINGS and broken rules) that wait while the peer reads nothing. Envoy's number."""
 
-    reset_allowance: int = 1000
+    reset_allowance: int = 500
     """Streams that the client resets, or that we reset because it broke a rule (rapid reset, made-you-reset) or opened
-    too many. A completed stream earns one. nghttp2's burst."""
+    too many. A completed stream earns one. All may come in one read, and others wait until it is worked through: some
+    50 ms. Envoy ends a connection after 500 streams, if more than half were reset early."""
 
     settings_allowance: int = 100
     """SETTINGS frames, acknowledgements among them."""
