@@ -57,7 +57,8 @@ class Client(Protocol):
     def response_head(self, head: ResponseHead, elapsed_ms: int) -> None:
         """The final head, ``elapsed_ms`` after the request was sent on. May wait for the first data."""
 
-    def response_data(self, data: bytes) -> None: ...
+    def response_data(self, data: bytes, last: bool) -> None:
+        """``last``: it is known that nothing follows but :meth:`response_end`, without trailers."""
 
     def response_flush(self) -> None:
         """Nothing more came with the head."""
@@ -107,7 +108,9 @@ class Origin(Protocol):
     def begin(self, exchange: Exchange) -> None:
         """Send the request's head, and take what comes next for its response."""
 
-    def send(self, data: bytes) -> None: ...
+    def send(self, data: bytes, last: bool) -> None:
+        """``last``: it is known that neither more nor trailers follow; then ``wants_end`` is over."""
+
     def send_end(self, trailers: Sequence[Field] | None) -> None: ...
     def cancel(self) -> None:
         """The exchange is over before its response."""
@@ -203,7 +206,7 @@ class Exchange:
         if held is not None:
             self.client.resume_reading()  # first: what is sent now may fill the upstream, which pauses again
             for data in held:
-                upstream.send(data)
+                upstream.send(data, False)
             if self.request_ended and upstream.wants_end:
                 upstream.send_end(self._trailers)
             if self._held_bytes > MAX_HELD_BYTES or not (upstream.may_refuse or self.head.method in IDEMPOTENT):
@@ -216,7 +219,8 @@ class Exchange:
 
     # The request
 
-    def request_data(self, data: bytes) -> None:
+    def request_data(self, data: bytes, last: bool = False) -> None:
+        """``last``: it is known that nothing follows but :meth:`request_end`, without trailers."""
         self.received += len(data)
         held = self._held
         if held is not None:
@@ -228,7 +232,7 @@ class Exchange:
                 else:
                     self._held = None
         if self.upstream is not None:
-            self.upstream.send(data)
+            self.upstream.send(data, last)
 
     def request_end(self, trailers: Sequence[Field] | None) -> None:
         upstream = self.upstream
@@ -286,9 +290,9 @@ class Exchange:
         elapsed_s = self.upstream_time_s = self.listener.now() - self._began_upstream_s
         self.client.response_head(head, int(elapsed_s * 1000))
 
-    def response_data(self, data: bytes) -> None:
+    def response_data(self, data: bytes, last: bool = False) -> None:
         self.sent += len(data)
-        self.client.response_data(data)
+        self.client.response_data(data, last)
 
     def response_end(self, trailers: Sequence[Field] | None, grpc_status: bytes | None = None) -> None:
         """The response is whole; its connection is the pool's again. ``grpc_status``: what a gRPC service said."""

@@ -240,7 +240,7 @@ class Http1Downstream(asyncio.Protocol):
         if self._framing == UNTIL_CLOSE:
             self._last_response = True
 
-    def response_data(self, data: bytes) -> None:
+    def response_data(self, data: bytes, last: bool) -> None:
         pending = self._pending
         if self._framing == CHUNKED and not self.tunnel:
             size, data, end = chunk(data)

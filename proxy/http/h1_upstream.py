@@ -125,7 +125,7 @@ class Http1Upstream(ClusterConnection):
     def is_untouched(self) -> bool:
         return self.received == self._received_before
 
-    def send(self, data: bytes) -> None:
+    def send(self, data: bytes, last: bool) -> None:
         if self.wants_end and not self._tunnel:
             pieces = chunk(data)
             self.sent_bytes += sum(map(len, pieces))

@@ -67,7 +67,7 @@ class ClientStream(Stream):
 
     def on_data(self, data: bytes) -> None:
         if self.exchange is not None:
-            self.exchange.request_data(data)
+            self.exchange.request_data(data, self.remote_ended)
 
     def on_end(self, trailers: list[Field] | None) -> None:
         if self.exchange is not None:
@@ -106,8 +106,8 @@ class ClientStream(Stream):
         is_whole = head.body == NONE or head.body == 0
         self.send_head(rendered.block, late_fields(rendered.is_dated, elapsed_ms), is_whole)
 
-    def response_data(self, data: bytes) -> None:
-        self.send_data(data)
+    def response_data(self, data: bytes, last: bool) -> None:
+        self.send_data(data, last)
         if self.queued:
             exchange = self.exchange
             if exchange is not None and exchange.upstream is not None:

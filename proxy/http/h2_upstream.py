@@ -74,8 +74,10 @@ class OriginStream(Stream):
         self.wants_end = not is_whole
         connection.engine.open(self, head.method, rendered.block, request_id_field(request_id), is_whole)
 
-    def send(self, data: bytes) -> None:
-        self.send_data(data)
+    def send(self, data: bytes, last: bool) -> None:
+        self.send_data(data, last)
+        if last:
+            self.wants_end = False
         if self.queued and self.exchange is not None:
             self.exchange.client.pause_reading()
 
@@ -115,7 +117,7 @@ class OriginStream(Stream):
 
     def on_data(self, data: bytes) -> None:
         if self.exchange is not None:
-            self.exchange.response_data(data)
+            self.exchange.response_data(data, self.remote_ended)
 
     def on_end(self, trailers: list[Field] | None) -> None:
         exchange, self.exchange = self.exchange, None
