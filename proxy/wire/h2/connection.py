@@ -1057,6 +1057,12 @@ class Connection:
         if self._pumping:
             return
         self._pumping = True
+        try:
+            self._pump_in_turns()
+        finally:
+            self._pumping = False
+
+    def _pump_in_turns(self) -> None:
         ready = self.ready
         while ready and self.send_window > 0 and not self.paused:
             stream = ready.popleft()
@@ -1088,7 +1094,6 @@ class Connection:
             stream.on_drained()
             if finished:
                 self._stream_over()
-        self._pumping = False
 
     def _write(self, data: bytes) -> None:
         out = self.out

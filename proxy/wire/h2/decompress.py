@@ -26,6 +26,12 @@ _INTEGER_SHIFT_LIMIT: Final = 28  # five octets: more than any index or length t
 
 _MOST_RESIZES: Final = 16  # RFC 7541 §4.2 has use for two; the hpack library announces each change
 
+TEXTS_REMEMBERED: Final = 1024
+LARGEST_REMEMBERED_BYTES: Final = 128
+"""Huffman codes and what they say, for the whole process: who does not index paths sends the same few again."""
+
+_texts: dict[bytes, bytes] = {}
+
 
 class BadBlock(Exception):
     """RFC 9113 §4.3, COMPRESSION_ERROR: it cannot be decoded."""
@@ -150,6 +156,14 @@ def _string(block: bytes, at: int) -> tuple[bytes, int]:
     end = at + size
     if end > len(block):
         raise BadBlock
-    if octet >= 0x80:
-        return decode_huffman(block[at:end]), end
-    return block[at:end], end
+    if octet < 0x80:
+        return block[at:end], end
+    coded = block[at:end]
+    text = _texts.get(coded)
+    if text is None:
+        text = decode_huffman(coded)
+        if size <= LARGEST_REMEMBERED_BYTES:
+            if len(_texts) >= TEXTS_REMEMBERED:
+                _texts.clear()
+            _texts[coded] = text
+    return text, end

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from proxy.wire import Field
-from proxy.wire.h2 import FieldBlock, compress, literal
+from proxy.wire.h2 import FieldBlock, compress, decompress, literal
 from proxy.wire.h2.compress import STATIC, Encoder, integer
 from proxy.wire.h2.decompress import BadBlock, Decoder, Inflated, list_size
 from tests.differential.depth import laws
@@ -289,6 +289,16 @@ class TestDecoder:
         assert len(decoder.decode(b"\x82" * 3)) == 3
         with pytest.raises(Inflated):
             decoder.decode(b"\x82" * 4)
+
+    def test_texts_are_remembered_and_bounded(self) -> None:
+        encoder, decoder = hpack.Encoder(), Decoder(10)
+        for number in range(3000):
+            assert decoder.decode(encoder.encode([(b"x", b"%d" % (number // 2))])) == [(b"x", b"%d" % (number // 2))]
+        assert len(decompress._texts) <= 1024
+        long = encoder.encode([(b"x", b"a" * 1000)])
+        before = len(decompress._texts)
+        decoder.decode(long)
+        assert len(decompress._texts) == before
 
     def test_sizes_without_end(self) -> None:
         Decoder(1).decode(b"\x20" * 16)
