@@ -44,7 +44,7 @@ from proxy.wire import BadMessage, Field, RequestHead, ResponseHead
 from proxy.wire.h2.budget import Allowance
 from proxy.wire.h2.codes import Broken, ErrorCode, known_code
 from proxy.wire.h2.compress import Encoder, FieldBlock
-from proxy.wire.h2.decompress import BadBlock, Decoder, list_size
+from proxy.wire.h2.decompress import BadBlock, Decoder, Inflated, list_size
 from proxy.wire.h2.frames import (
     ACK,
     CONTINUATION,
@@ -174,7 +174,7 @@ class Connection:
         self._gathering: tuple[int, bool, bool] | None = None  # stream, END_STREAM, depends on itself
         self._gathered = bytearray()
         self._continuations = 0
-        self._decoder = Decoder()
+        self._decoder = Decoder(limits.max_inflation * limits.max_fields)
         self._requests: tuple[dict[bytes, RequestHead], ...] = ({}, {})  # without and with END_STREAM
         self._responses: tuple[dict[bytes, ResponseHead], ...] = ({}, {}, {}, {})  # and, behind them, to HEAD
         self._trailers: dict[bytes, list[Field]] = {}
@@ -718,6 +718,8 @@ class Connection:
             fields = decoder.decode(block)
         except BadBlock:
             self._break(ErrorCode.COMPRESSION_ERROR, "field block that cannot be decompressed")
+        except Inflated:
+            self._break(ErrorCode.ENHANCE_YOUR_CALM, "field block that inflates too much", over_budget=True)
         if decoder.changes != changes:
             for requests in self._requests:
                 requests.clear()
@@ -913,6 +915,9 @@ class Connection:
         self._dropped += 1
         stream._deaf = True
         self._forget(stream)
+        if stream._ready:
+            stream._ready = False
+            self.ready.remove(stream)
         stream.queued = 0
         stream._queue = None
         self._note_reset(stream.id, by_us)
@@ -1052,11 +1057,17 @@ class Connection:
         if self._pumping:
             return
         self._pumping = True
+        try:
+            self._pump_in_turns()
+        finally:
+            self._pumping = False
+
+    def _pump_in_turns(self) -> None:
         ready = self.ready
         while ready and self.send_window > 0 and not self.paused:
             stream = ready.popleft()
             size = min(stream._window, self.send_window, FRAME_BYTES, stream.queued)
-            if size <= 0:  # closed meanwhile, or its window shrank
+            if size <= 0:  # its window shrank
                 stream._ready = False
                 continue
             data = stream._dequeue(size)
@@ -1083,7 +1094,6 @@ class Connection:
             stream.on_drained()
             if finished:
                 self._stream_over()
-        self._pumping = False
 
     def _write(self, data: bytes) -> None:
         out = self.out

@@ -2,7 +2,8 @@
 
 What bounds memory: the table has at most 4096 bytes, as everywhere. A block makes literals of at most 8/5 of its own
 size (no Huffman code is shorter than five bits); an indexed field is the table's own object. So a block that is a bomb
-costs a pointer for each of its octets, and can be judged when it has been decoded.
+costs a pointer for each of its octets, and its size can be judged when it has been decoded. Time: a field costs at
+least an octet, so the number of fields is bounded apart.
 
 ``changes`` counts what moved indices: as long as it stands still, a block means what it meant before.
 """
@@ -23,23 +24,37 @@ _NO_FIELD: Final[Field] = (b"", b"")
 _INTEGER_SHIFT_LIMIT: Final = 28  # five octets: more than any index or length that could be right
 
 
+_MOST_RESIZES: Final = 16  # RFC 7541 §4.2 has use for two; the hpack library announces each change
+
+TEXTS_REMEMBERED: Final = 1024
+LARGEST_REMEMBERED_BYTES: Final = 128
+"""Huffman codes and what they say, for the whole process: who does not index paths sends the same few again."""
+
+_texts: dict[bytes, bytes] = {}
+
+
 class BadBlock(Exception):
-    """COMPRESSION_ERROR (RFC 9113 §4.3): the table is not the peer's any more."""
+    """RFC 9113 §4.3, COMPRESSION_ERROR: it cannot be decoded."""
+
+
+class Inflated(Exception):
+    """The block has more fields than anybody means."""
 
 
 class Decoder:
-    """For one connection: every block that arrives must pass through it, in order."""
+    """For one connection: every block that arrives must pass through it, in order. An exception is its end."""
 
-    __slots__ = ("_max", "_size", "_table", "changes")
+    __slots__ = ("_max", "_max_fields", "_size", "_table", "changes")
 
-    def __init__(self) -> None:
+    def __init__(self, max_fields: int) -> None:
+        self._max_fields = max_fields
         self._table: list[Field] = [_NO_FIELD, *STATIC]  # and behind them the dynamic ones, the newest first
         self._max = TABLE_BYTES
         self._size = 0
         self.changes = 0
 
     def decode(self, block: bytes) -> list[Field]:
-        """The fields of a whole block. Raises BadBlock."""
+        """The fields of a whole block. Raises BadBlock and Inflated."""
         try:
             return self._decode(block)
         except (IndexError, HPACKDecodingError):  # an index beyond the table; a block that ends within a field
@@ -48,8 +63,11 @@ class Decoder:
     def _decode(self, block: bytes) -> list[Field]:
         table = self._table
         fields: list[Field] = []
-        at, end = 0, len(block)
+        at, end, most = 0, len(block), self._max_fields
+        resizes = 0
         while at < end:
+            if len(fields) >= most:
+                raise Inflated
             octet = block[at]
             at += 1
             if octet >= 0x80:  # §6.1: indexed
@@ -63,7 +81,8 @@ class Decoder:
             if octet >= 0x40:  # §6.2.1: literal, to be inserted
                 index, largest = octet & 0x3F, 0x3F
             elif octet >= 0x20:  # §6.3: size of the table
-                if fields:
+                resizes += 1
+                if fields or resizes > _MOST_RESIZES:
                     raise BadBlock  # §4.2: "MUST occur at the beginning of the first header block"
                 at = self._resize(block, at, octet & 0x1F)
                 continue
@@ -137,6 +156,14 @@ def _string(block: bytes, at: int) -> tuple[bytes, int]:
     end = at + size
     if end > len(block):
         raise BadBlock
-    if octet >= 0x80:
-        return decode_huffman(block[at:end]), end
-    return block[at:end], end
+    if octet < 0x80:
+        return block[at:end], end
+    coded = block[at:end]
+    text = _texts.get(coded)
+    if text is None:
+        text = decode_huffman(coded)
+        if size <= LARGEST_REMEMBERED_BYTES:
+            if len(_texts) >= TEXTS_REMEMBERED:
+                _texts.clear()
+            _texts[coded] = text
+    return text, end

@@ -53,7 +53,8 @@ class H2Limits:
     """A field block as it is sent, compressed. It has to be held until it is whole. More ends the connection."""
 
     max_inflation: int = 4
-    """Times ``max_header_list_bytes`` that a block may decompress to (HPACK bombs). More ends the connection."""
+    """Times ``max_header_list_bytes`` and ``max_fields`` that a block may decompress to (HPACK bombs). More ends the
+    connection: up to here it can be answered with 431."""
 
     max_continuations: int = 32
     """CONTINUATION frames of one block. A full block needs four."""

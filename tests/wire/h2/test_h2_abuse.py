@@ -247,7 +247,7 @@ class TestWhatIsHeld:
         rig = Rig()
         entry = b"\x40\x01x" + b"\x7f\x81\x1e" + b"v" * 3968
         rig.feed(raw(HEADERS, 5, 1, b"\x82\x86\x84\x01\x01a" + entry))
-        assert rig.broken_by(raw(HEADERS, 5, 3, b"\x82\x86\x84\x01\x01a" + b"\xbe" * 16_000)).code is CALM
+        assert rig.broken_by(raw(HEADERS, 5, 3, b"\x82\x86\x84\x01\x01a" + b"\xbe" * 65)).code is CALM
 
     def test_a_list_over_the_limit_is_refused_and_the_connection_lives(self) -> None:
         rig = Rig()
@@ -261,8 +261,9 @@ class TestWhatIsHeld:
         rig = Rig()
         rig.feed(raw(HEADERS, 5, 1, b"\x82\x86\x84\x01\x01a" + b"\x00\x00\x00" * 90))
         assert rig.connection.malformed == 1
-        rig.feed(raw(HEADERS, 5, 3, b"\x82\x86\x84\x01\x01a" + b"\x00\x00\x00" * 5000))
+        rig.feed(raw(HEADERS, 5, 3, b"\x82\x86\x84\x01\x01a" + b"\x00\x00\x00" * 390))
         assert rig.streams[0].calls[0] == ("refused", 431, "http2.too_many_headers")
+        assert rig.broken_by(raw(HEADERS, 5, 5, b"\x82\x86\x84\x01\x01a" + b"\x00\x00\x00" * 5000)).code is CALM
 
     def test_interim_responses(self) -> None:
         rig = Rig("client")

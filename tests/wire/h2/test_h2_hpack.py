@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from proxy.wire import Field
-from proxy.wire.h2 import FieldBlock, compress, literal
+from proxy.wire.h2 import FieldBlock, compress, decompress, literal
 from proxy.wire.h2.compress import STATIC, Encoder, integer
-from proxy.wire.h2.decompress import BadBlock, Decoder, list_size
+from proxy.wire.h2.decompress import BadBlock, Decoder, Inflated, list_size
 from tests.differential.depth import laws
 
 Fields = list[tuple[bytes, bytes]]
@@ -199,7 +199,7 @@ C_3_FIELDS: list[Fields] = [
 class TestDecoder:
     def test_the_static_table(self) -> None:
         assert len(STATIC) == 61
-        assert Decoder().decode(bytes(0x80 | index for index in range(1, 62))) == list(STATIC)
+        assert Decoder(100_000).decode(bytes(0x80 | index for index in range(1, 62))) == list(STATIC)
 
     @pytest.mark.parametrize(
         ("block", "field", "changes"),
@@ -211,13 +211,13 @@ class TestDecoder:
         ],
     )
     def test_c_2_representations(self, block: str, field: Field, changes: bool) -> None:
-        decoder = Decoder()
+        decoder = Decoder(100_000)
         assert decoder.decode(bytes.fromhex(block)) == [field]
         assert bool(decoder.changes) == changes
 
     @pytest.mark.parametrize("huffman", [False, True])
     def test_c_3_and_c_4_requests(self, huffman: bool) -> None:
-        decoder = Decoder()
+        decoder = Decoder(100_000)
         for block, fields in zip(C_3, C_3_FIELDS, strict=True):
             assert decoder.decode(bytes.fromhex(block[huffman])) == fields
         assert decoder._table[62:] == [
@@ -227,7 +227,7 @@ class TestDecoder:
 
     def test_c_5_eviction(self) -> None:
         """RFC 7541 C.5: responses, with a table of 256 bytes."""
-        decoder = Decoder()
+        decoder = Decoder(100_000)
         decoder.decode(b"\x3f\xe1\x01")
         first = (
             "4803333032580770726976617465611d4d6f6e2c203231204f637420323031332032303a31333a323120474d54"
@@ -244,7 +244,7 @@ class TestDecoder:
     @laws(40)
     @given(st.lists(st.tuples(blocks, st.booleans(), st.sampled_from([None, 0, 40, 200, 4096])), max_size=12))
     def test_we_read_what_hpack_writes(self, messages: list[tuple[Fields, bool, int | None]]) -> None:
-        encoder, decoder = hpack.Encoder(), Decoder()
+        encoder, decoder = hpack.Encoder(), Decoder(100_000)
         for fields, huffman, size in messages:
             if size is not None:
                 encoder.header_table_size = size
@@ -258,7 +258,7 @@ class TestDecoder:
     @laws(300)
     @given(st.lists(st.binary(max_size=12), max_size=4))
     def test_any_bytes_mean_the_same_to_us_and_to_hpack(self, messages: list[bytes]) -> None:
-        theirs, ours = hpack.Decoder(max_header_list_size=1 << 30), Decoder()
+        theirs, ours = hpack.Decoder(max_header_list_size=1 << 30), Decoder(100_000)
         for block in messages:
             try:
                 expected: Fields | None = read(theirs, block)
@@ -282,23 +282,44 @@ class TestDecoder:
     )  # fmt: skip
     def test_what_is_wrong(self, block: bytes) -> None:
         with pytest.raises(BadBlock):
-            Decoder().decode(block)
+            Decoder(100_000).decode(block)
+
+    def test_more_fields_than_anybody_means(self) -> None:
+        decoder = Decoder(3)
+        assert len(decoder.decode(b"\x82" * 3)) == 3
+        with pytest.raises(Inflated):
+            decoder.decode(b"\x82" * 4)
+
+    def test_texts_are_remembered_and_bounded(self) -> None:
+        encoder, decoder = hpack.Encoder(), Decoder(10)
+        for number in range(3000):
+            assert decoder.decode(encoder.encode([(b"x", b"%d" % (number // 2))])) == [(b"x", b"%d" % (number // 2))]
+        assert len(decompress._texts) <= 1024
+        long = encoder.encode([(b"x", b"a" * 1000)])
+        before = len(decompress._texts)
+        decoder.decode(long)
+        assert len(decompress._texts) == before
+
+    def test_sizes_without_end(self) -> None:
+        Decoder(1).decode(b"\x20" * 16)
+        with pytest.raises(BadBlock):
+            Decoder(1).decode(b"\x20" * 17)
 
     def test_an_entry_larger_than_the_table_empties_it(self) -> None:
-        decoder = Decoder()
+        decoder = Decoder(100_000)
         decoder.decode(literal_inserted(b"a", b"b"))
         decoder.decode(literal_inserted(b"a", b"b" * 5000))
         assert (decoder._table[62:], decoder._size) == ([], 0)
 
     def test_a_name_of_an_entry_that_goes(self) -> None:
         """RFC 7541 §4.4: the entry may be evicted by what refers to it."""
-        decoder = Decoder()
+        decoder = Decoder(100_000)
         decoder.decode(literal_inserted(b"x-name", b"v" * 4000))
         assert decoder.decode(b"\x7e" + integer(4000, 7) + b"w" * 4000) == [(b"x-name", b"w" * 4000)]
         assert decoder._table[62:] == [(b"x-name", b"w" * 4000)]
 
     def test_a_bomb_costs_pointers(self) -> None:
-        decoder = Decoder()
+        decoder = Decoder(100_000)
         decoder.decode(literal_inserted(b"x", b"v" * 4000))
         fields = decoder.decode(b"\xbe" * 60_000)
         assert len({id(field) for field in fields}) == 1

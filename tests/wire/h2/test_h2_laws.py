@@ -92,7 +92,7 @@ def run(role: str, data: bytes, cuts: list[int]) -> tuple[Any, ...]:
 
 
 @pytest.mark.parametrize("role", ["server", "client"])
-@laws(120)
+@laws(60)
 @given(st.lists(frames, min_size=1, max_size=12), st.data())
 def test_any_cut_gives_the_same_calls(role: str, steps: list[Any], data: st.DataObject) -> None:
     bytes_in = script(Rig(role), steps, role)
@@ -103,14 +103,14 @@ def test_any_cut_gives_the_same_calls(role: str, steps: list[Any], data: st.Data
 
 
 @pytest.mark.parametrize("role", ["server", "client"])
-@laws(200)
+@laws(120)
 @given(st.binary(max_size=200))
 def test_any_bytes_give_calls_or_broken(role: str, garbage: bytes) -> None:
     run(role, garbage, [])
 
 
 @pytest.mark.parametrize("role", ["server", "client"])
-@laws(100)
+@laws(60)
 @given(st.lists(frames, min_size=1, max_size=8), st.data())
 def test_any_change_of_right_bytes_gives_calls_or_broken(role: str, steps: list[Any], data: st.DataObject) -> None:
     bytes_in = bytearray(script(Rig(role), steps, role))

@@ -180,6 +180,23 @@ class TestSending:
         assert frames[-1].flags == END_STREAM
         assert stream.closed
 
+    def test_a_fault_of_ours_in_on_drained_stops_nobody_else(self) -> None:
+        rig = Rig()
+        stream, other = rig.request(1), rig.request(3)
+
+        class Faulty(type(stream)):  # type: ignore[misc]
+            def on_drained(self) -> None:
+                raise LookupError
+
+        stream.__class__ = Faulty
+        rig.connection.pause()
+        stream.send_data(b"x")
+        other.send_data(b"y")
+        with pytest.raises(LookupError):
+            rig.connection.resume()
+        rig.feed(window_update(0, 1))
+        assert data_of(rig.sent()) == b"xy"
+
     @laws(60)
     @given(st.data())
     def test_the_sum_of_what_is_sent_is_never_above_what_was_granted(self, data: st.DataObject) -> None:
