@@ -7,7 +7,6 @@ from __future__ import annotations
 import contextlib
 import itertools
 import threading
-import time
 from collections.abc import Callable
 from types import TracebackType
 
@@ -15,9 +14,9 @@ import pytest
 
 from tests.conformance import expect
 from tests.conformance.targets import BIG_PATH
+from tests.kit import poll
 from tests.kit.h2frames import (
     Code,
-    Frame,
     Frames,
     Kind,
     Setting,
@@ -34,9 +33,7 @@ from tests.kit.h2frames import (
 )
 from tests.kit.koguma import Koguma
 
-MAX_ANSWER_S = 0.1
-ROUNDS = 4
-"""A machine that is busy with other things disturbs one round, a fault disturbs each."""
+MAX_WAIT_S = 0.1
 
 MAX_FRAMES_OF_A_FLOOD = 200_000
 FRAMES_PER_WRITE = 200
@@ -51,20 +48,25 @@ Attack = Callable[[Frames], None]
 
 
 class Bystander:
-    """Another client, which asks for one thing after the other while the block runs. ``worst_s``: its longest wait."""
+    """Another client, which asks for one thing after the other while the block runs. ``worst_s`` is the longest that
+    the proxy was at work before it had an answer: processor time, so that what else the machine does is not counted.
+    An answer that never comes ends the block with an error.
+    """
 
-    def __init__(self, port: int) -> None:
+    def __init__(self, koguma: Koguma) -> None:
         self.worst_s = 0.0
         self.answers = 0
-        self._frames = Frames(port)
+        self._koguma = koguma
+        self._frames = Frames(koguma.port("app"), patience_s=10)
         self._frames.handshake()
         self._frames.send(window_update(0, ALL_ANSWERS_BYTES))
         self._ids = itertools.count(1, 2)
         self._over = threading.Event()
-        self._thread = threading.Thread(target=self._ask, name="bystander")
+        self._thread = threading.Thread(target=self._run, name="bystander")
+        self._error: BaseException | None = None
 
     def __enter__(self) -> Bystander:
-        self._answer()  # a connection to the origin is there
+        self._ask()  # a connection to the origin is there
         self._thread.start()
         return self
 
@@ -74,23 +76,22 @@ class Bystander:
         self._over.set()
         self._thread.join()
         self._frames.sock.close()
+        if error is None and self._error is not None:
+            raise self._error
+
+    def _run(self) -> None:
+        try:
+            while not self._over.is_set():
+                before_s = self._koguma.cpu_s()
+                self._ask()
+                self.worst_s = max(self.worst_s, self._koguma.cpu_s() - before_s)
+                self.answers += 1
+        except BaseException as error:
+            self._error = error
 
     def _ask(self) -> None:
-        while not self._over.is_set():
-            try:
-                waited_s = self._answer()
-            except AssertionError:
-                self.worst_s = float("inf")
-                return
-            self.worst_s = max(self.worst_s, waited_s)
-            self.answers += 1
-
-    def _answer(self) -> float:
-        asked = time.monotonic()
-        stream_id = next(self._ids)
-        self._frames.send(self._frames.get(stream_id))
+        self._frames.send(self._frames.get(next(self._ids)))
         expect.end_of_stream(self._frames)
-        return time.monotonic() - asked
 
 
 def flood(attacker: Frames, *frames: bytes, times: int = MAX_FRAMES_OF_A_FLOOD) -> None:
@@ -201,17 +202,12 @@ FLOODS: list[Attack] = [
 @pytest.mark.parametrize("attack", FLOODS)
 def test_a_flood(koguma: Koguma, attack: Attack) -> None:
     before_bytes = koguma.resident_bytes()
-    waits_s = []
-    for _ in range(ROUNDS):
-        with Bystander(koguma.port("app")) as bystander, Frames(koguma.port("app")) as attacker:
-            attacker.handshake()
-            attack(attacker)
-            expect.connection_error(attacker, Code.ENHANCE_YOUR_CALM)
-        assert bystander.answers > 0
-        waits_s.append(bystander.worst_s)
-        if waits_s[-1] < MAX_ANSWER_S:
-            break
-    assert min(waits_s) < MAX_ANSWER_S, f"others waited {waits_s} s"
+    with Bystander(koguma) as bystander, Frames(koguma.port("app")) as attacker:
+        attacker.handshake()
+        attack(attacker)
+        expect.connection_error(attacker, Code.ENHANCE_YOUR_CALM)
+        poll.until(lambda: bystander.answers > 0, "an answer for others")
+    assert bystander.worst_s < MAX_WAIT_S
     assert koguma.resident_bytes() - before_bytes < MAX_GROWTH_BYTES
 
 
@@ -220,43 +216,29 @@ def test_responses_that_are_not_taken(koguma: Koguma) -> None:
     share connections to the origin.
     """
     before_bytes = koguma.resident_bytes()
-    waits_s = []
-    for _ in range(ROUNDS):
-        with Bystander(koguma.port("app")) as bystander, Frames(koguma.port("app"), patience_s=10) as attacker:
-            attacker.handshake((Setting.INITIAL_WINDOW_SIZE, 0))
-            for number in range(SLOW_STREAMS):
-                attacker.send(headers(1 + 2 * number, attacker.encode(attacker.request(path=BIG_PATH))))
-            heads = 0
-            for event in attacker.events():
-                assert isinstance(event, Frame), f"{event.value} after {heads} heads"
-                assert event.kind != Kind.DATA, "data without a window"
-                heads += event.kind == Kind.HEADERS
-                if heads == SLOW_STREAMS:
-                    break
-            attacker.send(ping())
-            expect.pong(attacker, bytes(8))
-            seen = bystander.answers
-            deadline = time.monotonic() + 2
-            while bystander.answers < seen + 10 and time.monotonic() < deadline:
-                time.sleep(0.01)
-            assert bystander.answers >= seen + 10, "others get nothing while responses wait"
-            assert koguma.resident_bytes() - before_bytes < MAX_GROWTH_BYTES
-        waits_s.append(bystander.worst_s)
-        if waits_s[-1] < MAX_ANSWER_S:
-            break
-    assert min(waits_s) < MAX_ANSWER_S, f"others waited {waits_s} s"
+    with Bystander(koguma) as bystander, Frames(koguma.port("app"), patience_s=10) as attacker:
+        attacker.handshake((Setting.INITIAL_WINDOW_SIZE, 0))
+        for number in range(SLOW_STREAMS):
+            attacker.send(headers(1 + 2 * number, attacker.encode(attacker.request(path=BIG_PATH))))
+        for _ in range(SLOW_STREAMS):
+            expect.frame(attacker, Kind.HEADERS)
+        seen = bystander.answers
+        poll.until(lambda: bystander.answers > seen + 100, "answers for others while responses wait")
+        attacker.send(ping())
+        expect.pong(attacker, bytes(8))
+        assert koguma.resident_bytes() - before_bytes < MAX_GROWTH_BYTES
+    assert bystander.worst_s < MAX_WAIT_S
 
 
 def test_a_window_that_opens_by_single_bytes(koguma: Koguma) -> None:
     """Slow, and not forbidden: it costs the client as much as the proxy."""
-    with Bystander(koguma.port("app")) as bystander, Frames(koguma.port("app")) as attacker:
-        attacker.handshake((Setting.INITIAL_WINDOW_SIZE, 0))
-        attacker.send(attacker.get())
-        expect.response(attacker, 1)
+    with Frames(koguma.port("app")) as client:
+        client.handshake((Setting.INITIAL_WINDOW_SIZE, 0))
+        client.send(client.get())
+        expect.response(client, 1)
         for _ in range(20):
-            attacker.send(window_update(1, 1))
-            assert len(expect.frame(attacker, Kind.DATA).payload) == 1
-    assert bystander.answers > 0
+            client.send(window_update(1, 1))
+            assert len(expect.frame(client, Kind.DATA).payload) == 1
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@
 Nothing that a peer may do is wrong by itself: resets, PINGs, SETTINGS and empty frames all have their use. What gives
 an attack away is that nothing useful goes with them. So each kind has an allowance, which is spent by one and earned
 back by useful work (how much was done is asked for only when something is spent, so that the work itself pays nothing
-for it) and by time: :meth:`Allowance.refill`, an eighth of the whole at each call.
+for it) and by time: :meth:`Allowance.refill`, a quarter of the whole at each call.
 """
 
 from __future__ import annotations
@@ -28,4 +28,4 @@ class Allowance:
         return self.left >= 0
 
     def refill(self) -> None:
-        self.left = min(self.full, self.left + self.full // 8 + 1)
+        self.left = min(self.full, self.left + self.full // 4 + 1)

@@ -428,7 +428,7 @@ class Connection:
         """May a DATA frame with ``length`` bytes, ``size`` of them data, come now? If not, the stream is over."""
         self._used = used = self._used + length
         if used >= self._grant_at:
-            self._grant()
+            self._grant(length if stream._paused else 0)
         stream._used = used = stream._used + length
         if used >= stream._grant_at and not self._grant_stream(stream, length, flags):
             return False
@@ -505,13 +505,15 @@ class Connection:
 
     # Receiving: windows (RFC 9113 §5.2)
 
-    def _grant(self) -> None:
-        """Give the connection's window back, once half of what is not held is owed."""
+    def _grant(self, held_next: int = 0) -> None:
+        """Give the connection's window back, once half of what is not held is owed. ``held_next``: what is going to be
+        held of what has just come.
+        """
         if self._used > self._settings.connection_window_bytes:
             self._break(ErrorCode.FLOW_CONTROL_ERROR, "more data than the connection's window lets in")
-        owed = self._used - self._held
+        owed = self._used - self._held - held_next
         if owed and 2 * owed >= self._settings.connection_window_bytes - self._held:
-            self._used = self._held
+            self._used -= owed
             self._write(window_update_frame(0, owed))
 
     def _grant_stream(self, stream: Stream, length: int, flags: int) -> bool:

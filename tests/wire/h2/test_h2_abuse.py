@@ -309,12 +309,12 @@ class TestAllowance:
         assert allowance.spend(1000)
         assert allowance.left == 9
 
-    def test_time_earns_an_eighth(self) -> None:
+    def test_time_earns_a_quarter(self) -> None:
         allowance = Allowance(16, 0)
         for _ in range(16):
             allowance.spend(0)
         allowance.refill()
-        assert allowance.left == 3
+        assert allowance.left == 5
         for _ in range(20):
             allowance.refill()
         assert allowance.left == 16

@@ -301,11 +301,11 @@ class TestReceiving:
         paused.pause()
         rig.feed(raw(DATA, 0, 1, bytes(10_000)) * 5)
         assert rig.sent() == []
-        rig.feed(raw(DATA, 0, 3, bytes(10_000)) * 4)  # with what came before the pause, half of the connection's
-        assert [(frame.stream_id, frame.number) for frame in rig.sent()] == [(0, 50_000), (3, 40_000)]
+        rig.feed(raw(DATA, 0, 3, bytes(10_000)) * 4)  # with what came before the pause, half of what is not held
+        assert [(frame.stream_id, frame.number) for frame in rig.sent()] == [(0, 30_000), (3, 40_000)]
         assert not other.closed
         paused.resume()
-        assert [(frame.stream_id, frame.number) for frame in rig.sent()] == [(0, 50_000), (1, 60_000)]
+        assert [(frame.stream_id, frame.number) for frame in rig.sent()] == [(0, 70_000), (1, 60_000)]
         paused.resume()
         assert rig.sent() == []
         rig.feed(raw(DATA, 0, 1, bytes(10_000)) * 4)
@@ -335,6 +335,33 @@ class TestReceiving:
         updates = [(frame.stream_id, frame.number) for frame in rig.sent() if frame.kind == WINDOW_UPDATE]
         assert updates == [(0, 60_000)]
         assert rig.connection._held == 0
+
+    def test_a_connection_is_clogged_while_half_of_its_window_is_held(self) -> None:
+        rig = Rig("client", ours=self.SMALL)
+        streams = [rig.open(), rig.open()]
+        for stream in streams:
+            rig.feed(rig.headers(stream.id, [(b":status", b"200")], end=False))
+            stream.pause()
+        rig.feed(raw(DATA, 0, 1, bytes(10_000)) * 4)
+        assert not rig.connection.is_clogged
+        rig.feed(raw(DATA, 0, 3, bytes(10_000)))
+        assert rig.connection.is_clogged
+        assert rig.capacities == 0
+        streams[1].resume()
+        assert not rig.connection.is_clogged
+        assert rig.capacities == 1
+        streams[0].resume()
+        assert rig.capacities == 1  # it was not clogged before
+
+    def test_what_is_not_held_is_given_back_however_little(self) -> None:
+        rig = Rig(ours=self.SMALL)
+        rig.request(1, POST, end=False).pause()
+        rig.request(3, POST, end=False).pause()
+        rig.request(5, POST, end=False)
+        rig.feed(raw(DATA, 0, 1, bytes(10_000)) * 5, raw(DATA, 0, 3, bytes(10_000)) * 4)
+        for _ in range(20):
+            rig.feed(raw(DATA, 0, 5, bytes(5_000)))
+            assert (0, 5_000) in [(frame.stream_id, frame.number) for frame in rig.sent()]
 
     def test_data_for_a_stream_that_was_reset_counts_for_the_connection(self) -> None:
         rig = Rig(ours=self.SMALL)
