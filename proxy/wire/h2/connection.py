@@ -140,7 +140,7 @@ class Connection:
     """
 
     __slots__ = (
-        "_body_left", "_body_stream", "_continuations", "_decoder", "_dropped", "_empty", "_expected_id",
+        "_aged_id", "_body_left", "_body_stream", "_continuations", "_decoder", "_dropped", "_empty", "_expected_id",
         "_forgotten_id", "_gathered", "_gathering", "_goaway_final", "_grant_at", "_held", "_ignored", "_limits",
         "_mode", "_new_stream", "_next_id", "_opened", "_padding_left", "_partial", "_peer_stream_window", "_pings",
         "_pumping", "_requests", "_reset_streams", "_resets", "_responses", "_settings", "_settings_frames",
@@ -189,6 +189,7 @@ class Connection:
         self.settled = False  # the peer's SETTINGS have come
         self._goaway_final = False
         self._opened = self._dropped = 0
+        self._aged_id = 0  # streams below it were there when refill was called last
         self._reset_streams: dict[int, bool] = {}  # whether it was us
         self._forgotten_id = 0
         self._skipped: list[range] = []
@@ -306,7 +307,8 @@ class Connection:
             stream.on_reset(code, False)
 
     def refill(self) -> None:
-        """To be called every few seconds: time earns allowances too."""
+        """To be called every few seconds: time earns allowances too, and whoever resets an older stream spends none."""
+        self._aged_id = self._expected_id
         self._resets.refill()
         self._settings_frames.refill()
         self._pings.refill()
@@ -764,7 +766,8 @@ class Connection:
         if stream is None:
             self._refuse_stray(stream_id, RST_STREAM)
             return
-        self._spend_reset()
+        if stream_id >= self._aged_id:  # who waited for a while has a reason
+            self._spend_reset()
         code = known_code(unpack_long(payload)[0])
         self._drop(stream, by_us=False)
         stream.on_reset(code, code is ErrorCode.REFUSED_STREAM)

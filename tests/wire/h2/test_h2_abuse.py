@@ -63,6 +63,15 @@ class TestResets:
         rig = Rig()
         assert endured(rig, opened(rig, rst_stream)) == REQUEST_LIMITS.reset_allowance
 
+    def test_streams_that_were_waited_for_may_be_reset(self) -> None:
+        rig = Rig()
+        ids = range(1, 2 * 1000, 2)
+        rig.feed(b"".join(rig.headers(stream_id, GET, end=True) for stream_id in ids))
+        rig.connection.refill()
+        rig.feed(b"".join(map(rst_stream, ids)))
+        assert not rig.connection.streams
+        assert not rig.connection.closed
+
     def test_made_you_reset_by_window_updates(self) -> None:
         rig = Rig()
         assert endured(rig, opened(rig, lambda number: window_update(number, 0))) == REQUEST_LIMITS.reset_allowance
