@@ -139,6 +139,7 @@ class ClusterPlan:
     max_pending_requests: int = 1024
     max_connect_attempts: int = 5
     request_timeout_s: float = 0.0
+    """From the end of a request to the end of its response."""
     stream_idle_timeout_s: float = 300.0
     max_stream_duration_s: float = 0.0
     max_connection_duration_s: float = 0.0
@@ -150,6 +151,10 @@ class ClusterPlan:
     load_balancer: LoadBalancer = LoadBalancer.ROUND_ROBIN
     least_request_choices: int = 2
     hash_policies: tuple[HashPolicyPlan, ...] = ()
+
+    @property
+    def speaks_http2(self) -> bool:
+        return self.protocol in (Protocol.HTTP2, Protocol.GRPC)
 
     @property
     def dns_names(self) -> Iterator[str]:

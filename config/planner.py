@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from enum import StrEnum
+from functools import cached_property
 from ipaddress import ip_address
 from itertools import chain
 from pathlib import PurePath
@@ -70,6 +71,19 @@ class Health(StrEnum):
     """Wrong, and never was good: absent."""
 
 
+@dataclass(frozen=True, eq=False)
+class InForce:
+    """A service that can run: as it was compiled, and what policies say of it."""
+
+    compiled: ClusterPlan
+    terms: Terms
+
+    @cached_property
+    def plan(self) -> ClusterPlan:
+        """What comes of both: made when it is asked for, since most services of a large mesh are used by others."""
+        return on_terms(self.compiled, self.terms)
+
+
 @dataclass(frozen=True, slots=True)
 class ResourceState:
     """One resource of the set, for ``/resources`` and ``inspect``."""
@@ -82,12 +96,20 @@ class ResourceState:
     line: int
     health: Health
     problems: tuple[Problem, ...]
-    cluster: ClusterPlan | None = None
-    """For a MeshExternalService: the plan in force."""
+    service: InForce | None = None
+    """For a MeshExternalService."""
     status: ServiceStatus | None = None
-    """For a MeshExternalService that runs: its virtual IP and its hostnames."""
-    terms: Terms = NO_TERMS
-    """For a MeshExternalService: what policies made of that plan."""
+    """For a MeshExternalService that can run: its virtual IP and its hostnames."""
+
+    @property
+    def cluster(self) -> ClusterPlan | None:
+        """For a MeshExternalService: the plan in force."""
+        return self.service.plan if self.service is not None else None
+
+    @property
+    def terms(self) -> Terms:
+        """For a MeshExternalService: what policies say of it."""
+        return self.service.terms if self.service is not None else NO_TERMS
 
     def conditions(self) -> list[dict[str, str]]:
         """As Kuma writes conditions."""
@@ -143,22 +165,11 @@ class _GoodService:
 class _Bound:
     """The listeners of a service's virtual IPs, and what they were made of."""
 
-    service: _InForce
+    service: InForce
     vips: tuple[Address, ...]
     access: Access
     bind_to_port: bool
     listeners: tuple[ListenerPlan, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class _InForce:
-    """A service on the terms of the policies: the plan that was compiled, the terms, and the plan that came of both."""
-
-    compiled: ClusterPlan
-    terms: Terms
-    plan: ClusterPlan
-    row: ResourceState
-    """While all is well."""
 
 
 @dataclass(slots=True)
@@ -188,11 +199,13 @@ class Planner:
         self.vips = Ledger(settings.pools, settings.leases)
         self._naming = Naming(self.vips)
         self._bound: dict[Key, _Bound] = {}
+        self._rows: dict[Key, ResourceState] = {}
+        """Of services that are well."""
         self._shown: dict[Key, tuple[ResourceState, ResourceState]] = {}
         """Rows without a status, and the same with it."""
         self._policies = PolicyBook()
         self._selection: Selection | None = None
-        self._in_force: dict[Key, _InForce] = {}
+        self._in_force: dict[Key, InForce] = {}
 
     def plan(self, resources: Loaded, dataplane: Loaded | None, now: datetime) -> Planned:
         problems = [*resources.problems, *(p for d in resources.documents for p in d.problems)]
@@ -291,6 +304,7 @@ class Planner:
             if is_gone(key, service.document):
                 del self._services[key]
                 self._in_force.pop(key, None)
+                self._rows.pop(key, None)
 
     def _state(self, key: Key, document: Document) -> ResourceState:
         fallback = Health.STALE if key in self._good else Health.BROKEN
@@ -336,7 +350,16 @@ class Planner:
             contents = tuple((name, secrets.get((mesh, name))) for mesh, name in sorted(used))
             warnings = tuple(document.problem(field, text, Severity.WARNING) for field, text in compiled.warnings)
             good = self._services[key] = _GoodService(document, contents, supplied, compiled, warnings)
-        return good.warnings, self._on_terms(key).row
+        return good.warnings, self._good_row(key, good)
+
+    def _good_row(self, key: Key, good: _GoodService) -> ResourceState:
+        """The same object as before, unless the service or its terms changed."""
+        service = self._on_terms(key)
+        row = self._rows.get(key)
+        if row is None or row.service is not service:
+            problems = (*good.document.problems, *good.warnings)
+            row = self._rows[key] = _row(key, good.document, Health.GOOD, problems, service)
+        return row
 
     def _broken(self, key: Key, document: Document, problems: tuple[Problem, ...]) -> ResourceState:
         if key not in self._services:
@@ -354,7 +377,7 @@ class Planner:
             policies = (document for document in self._good.values() if isinstance(document.resource, Policy))
             self._selection = self._policies.selection(policies, dataplane)
 
-    def _on_terms(self, key: Key) -> _InForce:
+    def _on_terms(self, key: Key) -> InForce:
         """A service as it is to run. The same object as before, unless the service or its terms changed."""
         good = self._services[key]
         terms = NO_TERMS
@@ -363,10 +386,7 @@ class Planner:
         compiled = good.compiled.plan
         before = self._in_force.get(key)
         if before is None or before.compiled is not compiled or before.terms is not terms:
-            plan = on_terms(compiled, terms)
-            problems = (*good.document.problems, *good.warnings)
-            row = replace(_row(key, good.document, Health.GOOD, problems), cluster=plan, terms=terms)
-            before = self._in_force[key] = _InForce(compiled, terms, plan, row)
+            before = self._in_force[key] = InForce(compiled, terms)
         return before
 
     # The Dataplane
@@ -500,7 +520,7 @@ class Planner:
         """Whether there is a Mesh of which not even an earlier version could be read."""
         return any(key[0] == Mesh.kind and key[2] == mesh for key in current)
 
-    def _backend(self, known: _Services, reference: BackendRef) -> tuple[_InForce | None, str]:
+    def _backend(self, known: _Services, reference: BackendRef) -> tuple[InForce | None, str]:
         """The service that a backendRef means: by name or by labels in the Dataplane's mesh; the oldest of several."""
         if reference.kind is not BackendKind.MESH_EXTERNAL_SERVICE:
             return None, f"kind {reference.kind} is not served by this version"
@@ -600,7 +620,7 @@ def _is_reachable(good: _GoodService, references: Iterable[ReachableBackend]) ->
 
 
 def _bind(
-    service: _InForce,
+    service: InForce,
     port: int,
     vips: tuple[Address, ...],
     access: Access,
@@ -678,14 +698,10 @@ class _Services:
 
 
 def _row(
-    key: Key, document: Document, health: Health, problems: tuple[Problem, ...], service: _InForce | None = None
+    key: Key, document: Document, health: Health, problems: tuple[Problem, ...], service: InForce | None = None
 ) -> ResourceState:
     kri = document.resource.kri() if document.resource is not None else ""
-    cluster, terms = (service.plan, service.terms) if service is not None else (None, NO_TERMS)
-    kind, mesh, name, _ = key
-    return ResourceState(
-        kind, mesh, name, kri, document.file, document.line, health, problems, cluster=cluster, terms=terms
-    )
+    return ResourceState(key[0], key[1], key[2], kri, document.file, document.line, health, problems, service)
 
 
 def _inbound(dataplane: Dataplane, inbound: Inbound, networking: Networking) -> tuple[ListenerPlan, ClusterPlan]:

@@ -12,7 +12,7 @@ from ipaddress import ip_address
 from ssl import TLSVersion
 
 from config.document import format_path
-from config.extension import NOTHING, Extensions, Supplied
+from config.extension import NOTHING, Extensions, NoExtensions, Supplied
 from config.plan import ClusterPlan, DnsTarget, EndpointPlan, IpTarget, Protocol, Target, UnixTarget
 from config.problems import Severity
 from config.resources.datasource import DataSource
@@ -66,7 +66,7 @@ class ServiceCompiler:
         self._secret = secret
         self._now = now
         self._environ = environ
-        self._extensions = extensions
+        self._extensions = extensions or NoExtensions()
         self._system: TrustAnchors | MaterialError | None = None
 
     def compile(self, service: MeshExternalService, supplied: Supplied = NOTHING) -> Compiled:

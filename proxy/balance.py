@@ -73,6 +73,8 @@ class Endpoint:
     """The leaf that was verified last."""
     idle: list[Any] = field(default_factory=list, repr=False)
     """Pooled connections that wait for a request, the one used last at the end."""
+    max_streams: int | None = None
+    """How many HTTP/2 streams it allows on a connection, as it said last."""
     session_key: str = ""
     session_policy: Origination | None = None
     """Under what TLS sessions are kept, and the policy that it was computed from."""

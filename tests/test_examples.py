@@ -22,6 +22,7 @@ import yaml
 
 from tests.kit import client, peers, yamlkit
 from tests.kit.ca import Authority
+from tests.kit.http2_peers import H2Client, H2Origin
 from tests.kit.koguma import SOURCE_ROOT, Koguma, run_to_end
 from tests.kit.origins import Origin, always, ok
 from tests.kit.peers import Peer, greeting
@@ -86,19 +87,24 @@ class World:
     koguma: Koguma
     peers: dict[str, list[Peer]] = field(default_factory=dict)
     ports: dict[str, int] = field(default_factory=dict)
-    http: set[str] = field(default_factory=set)
-    """The services that speak HTTP/1.1."""
+    protocols: dict[str, str] = field(default_factory=dict)
+    """``match.protocol`` of each service."""
 
     def ask(self, service: str) -> bytes:
         """What the service says when it is asked, be it by HTTP or in its own words."""
-        if service not in self.http:
-            return client.ask(self.ports[service])
-        with Wire(self.ports[service]) as wire:
-            return wire.get().body
+        match self.protocols[service]:
+            case "http":
+                with Wire(self.ports[service]) as wire:
+                    return wire.get().body
+            case "grpc":
+                with H2Client(self.ports[service]) as h2:
+                    return bytes(h2.ask().body)
+            case _:
+                return client.ask(self.ports[service])
 
     def refuses(self, service: str, status: int) -> bool:
         """With a status where it speaks HTTP, else without a word."""
-        if service not in self.http:
+        if self.protocols[service] == "tcp":
             return client.gets_nowhere(self.ports[service])
         with Wire(self.ports[service]) as wire:
             return wire.get().status == status
@@ -106,6 +112,18 @@ class World:
 
 def documents(path: Path) -> list[dict[str, Any]]:
     return [document for document in yaml.safe_load_all(path.read_text()) if document]
+
+
+def speaking(protocol: str, words: bytes, at: str, tls: Any) -> Peer:
+    """A stand-in that says ``words`` in the service's protocol."""
+    match protocol:
+        case "http":
+            return Origin(always(ok(words)), at=at, tls=tls)
+        case "grpc":
+            tls.set_alpn_protocols(["h2"])
+            return H2Origin(lambda visit, request: visit.answer(request, 200, body=words), at=at, tls=tls)
+        case _:
+            return Peer(greeting(words), at=at, tls=tls)
 
 
 def build(directory: Path, stage: ExitStack, names: dict[str, str], *, dataplane: str = "dataplane-all.yaml") -> World:
@@ -121,16 +139,13 @@ def build(directory: Path, stage: ExitStack, names: dict[str, str], *, dataplane
         service = document["metadata"]["name"]
         stand_in = STAND_INS[service]
         world.peers[service] = []
-        is_http = document["spec"]["match"]["protocol"] == "http"
-        if is_http:
-            world.http.add(service)
+        protocol = world.protocols[service] = document["spec"]["match"]["protocol"]
         endpoints = document["spec"]["endpoints"]
         for number, (endpoint, address) in enumerate(zip(endpoints, stand_in.at, strict=True)):
             at = str(directory / f"{service}.sock") if address == "unix" else address
             words = f"{service} {number}".encode()
             tls = stand_in.context(names[service])
-            made = Origin(always(ok(words)), at=at, tls=tls) if is_http else Peer(greeting(words), at=at, tls=tls)
-            peer = stage.enter_context(made)
+            peer = stage.enter_context(speaking(protocol, words, at, tls))
             world.peers[service].append(peer)
             if address == "unix" or re.fullmatch(r"[0-9.]+", endpoint["address"]):
                 endpoint.update(peer.endpoint)

@@ -50,6 +50,14 @@ BACK_OFF_FACTOR = 10
 
 def on_terms(cluster: ClusterPlan, terms: Terms) -> ClusterPlan:
     """The plan of a service as policies want it; the same object where there are none."""
+    fields = terms.fields.get(cluster.protocol)
+    if fields is None:
+        fields = terms.fields[cluster.protocol] = _fields(terms, cluster.protocol)
+    return replace(cluster, **fields) if fields else cluster
+
+
+def _fields(terms: Terms, protocol: Protocol) -> dict[str, Any]:
+    """Of a plan, for any service of this protocol."""
     fields: dict[str, Any] = {}
     for conf in terms.confs.values():
         match conf:
@@ -58,10 +66,10 @@ def on_terms(cluster: ClusterPlan, terms: Terms) -> ClusterPlan:
             case CircuitBreakerConf():
                 fields |= _limits(conf)
             case RetryConf():
-                fields |= _retries(conf, cluster.protocol)
+                fields |= _retries(conf, protocol)
             case LoadBalancingConf():
                 fields |= _balancing(conf)
-    return replace(cluster, **fields) if fields else cluster
+    return fields
 
 
 def request_headers_timeout_s(terms: Terms) -> float | None:

@@ -15,14 +15,16 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any
 
 from config.document import Path, format_path
 from config.load import Document
+from config.plan import Protocol
 from config.policies.merge import leaves, merge
 from config.policies.policy import ORIGIN_RANK, ROLE_RANK, Conf, Origin, Policy, Role, origin_of, role_of
 from config.policies.target_ref import ProxyType, TargetKind, TargetRef
 from config.resources.dataplane import SERVICE_TAG, Dataplane
-from config.resources.meta import DISPLAY_NAME_LABEL, MESH_LABEL, ZONE_LABEL, Meta
+from config.resources.meta import DISPLAY_NAME_LABEL, MESH_LABEL, NAMESPACE_LABEL, ZONE_LABEL, Meta
 
 ANY_TAG_VALUE = "*"
 
@@ -57,6 +59,8 @@ class Terms:
 
     entries: tuple[Entry, ...] = ()
     confs: Mapping[str, Conf] = field(default_factory=dict)
+    fields: dict[Protocol, dict[str, Any]] = field(default_factory=dict, compare=False, repr=False)
+    """What becomes of them in a plan, as far as ``apply`` was asked."""
 
     @cached_property
     def settings(self) -> list[Setting]:
@@ -111,7 +115,7 @@ class Selection:
         self._rank: dict[Entry, int] = {}
         self._always: list[Entry] = []
         self._by_name: dict[str, list[Entry]] = {}
-        self._by_label: dict[tuple[str, str], list[Entry]] = {}
+        self._by_label: dict[str, dict[str, list[Entry]]] = {}
         for rank, entry in enumerate(_sorted(entries)):
             self._rank[entry] = rank
             self._file(entry)
@@ -124,7 +128,8 @@ class Selection:
             if target.name:
                 self._by_name.setdefault(target.name, []).append(entry)
             elif target.labels:
-                self._by_label.setdefault(_rarest(target.labels), []).append(entry)
+                label, value = _rarest(target.labels)
+                self._by_label.setdefault(label, {}).setdefault(value, []).append(entry)
 
     def terms(self, service: Meta) -> Terms:
         """For a service of the mesh."""
@@ -138,15 +143,13 @@ class Selection:
     def _own(self, service: Meta) -> list[Entry]:
         """Those that name the service, or labels of it."""
         found: list[Entry] = []
-        for name in {service.name, service.display_name}:
-            found += (entry for entry in self._by_name.get(name, ()) if _is_in_namespace(entry, service))
-        if self._by_label:
-            labels = {*service.labels.items(), (DISPLAY_NAME_LABEL, service.display_name)}
-            labels |= {(ZONE_LABEL, service.zone), (MESH_LABEL, service.mesh)}
-            for label in labels:
-                for entry in self._by_label.get(label, ()):
-                    if service.has_labels(entry.target.labels or {}):
-                        found.append(entry)
+        if self._by_name:
+            for name in {service.name, service.display_name}:
+                found += (entry for entry in self._by_name.get(name, ()) if _is_in_namespace(entry, service))
+        for label, by_value in self._by_label.items():
+            value = service.label(label)
+            if value in by_value:
+                found += (entry for entry in by_value[value] if service.has_labels(entry.target.labels or {}))
         return found
 
 
@@ -157,7 +160,7 @@ def _terms(entries: tuple[Entry, ...]) -> Terms:
     return Terms(entries, {kind: merge(confs) for kind, confs in by_kind.items()})
 
 
-_COMMON_LABELS = (MESH_LABEL, ZONE_LABEL)
+_COMMON_LABELS = (MESH_LABEL, ZONE_LABEL, NAMESPACE_LABEL)
 
 
 def _rarest(labels: Mapping[str, str]) -> tuple[str, str]:
@@ -246,10 +249,9 @@ def _has_tags(dataplane: Dataplane, wanted: Mapping[str, str]) -> bool:
     if networking.gateway is not None and networking.gateway.tags:
         tagged.append(networking.gateway.tags)
     if not tagged:
-        return all(
-            dataplane.meta.label(tag) is not None and value in (ANY_TAG_VALUE, dataplane.meta.label(tag))
-            for tag, value in wanted.items()
-        )
-    return any(
-        all(tag in tags and value in (ANY_TAG_VALUE, tags[tag]) for tag, value in wanted.items()) for tags in tagged
-    )
+        return all(_fits(value, dataplane.meta.label(tag)) for tag, value in wanted.items())
+    return any(all(_fits(value, tags.get(tag)) for tag, value in wanted.items()) for tags in tagged)
+
+
+def _fits(wanted: str, given: str | None) -> bool:
+    return given is not None and wanted in (ANY_TAG_VALUE, given)

@@ -155,7 +155,6 @@ class MeshCircuitBreaker(InboundPolicy):
     no_effect: ClassVar[Sequence[Path]] = (
         ("connectionLimits", "maxConnectionPools"),
         ("connectionLimits", "maxRetries"),
-        ("connectionLimits", "maxRequests"),
         ("outlierDetection",),
     )
 

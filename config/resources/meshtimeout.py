@@ -78,11 +78,8 @@ class MeshTimeout(InboundPolicy):
     top_kinds: ClassVar[Sequence[TargetKind]] = (*TOP_KINDS, TargetKind.MESH_HTTP_ROUTE)
     to_kinds: ClassVar[Sequence[TargetKind]] = (*SERVICE_KINDS, TargetKind.MESH_HTTP_ROUTE)
     no_effect: ClassVar[Sequence[Path]] = (
-        ("http", "requestTimeout"),
-        ("http", "streamIdleTimeout"),
         ("http", "maxStreamDuration"),
         ("http", "maxConnectionDuration"),
-        ("http", "requestHeadersTimeout"),
     )
 
     to: Listed[TimeoutTo] = Field((), description="Timeouts of what the proxy sends.")

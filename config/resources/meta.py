@@ -86,9 +86,9 @@ class Meta:
         created in this zone.
         """
         computed = {
-            DISPLAY_NAME_LABEL: self.display_name,
+            DISPLAY_NAME_LABEL: self.name,
             ORIGIN_LABEL: "zone",
-            ZONE_LABEL: self.zone,
+            ZONE_LABEL: DEFAULT_ZONE,
             ENV_LABEL: "kubernetes" if self.namespace else "universal",
         }
         if self.mesh:
@@ -99,7 +99,8 @@ class Meta:
 
     def label(self, key: str) -> str | None:
         """A label, or what Kuma computes for it where the document does not have it."""
-        return self.labels.get(key) or self.all_labels.get(key)
+        given = self.labels.get(key)
+        return given if given is not None else self.all_labels.get(key)
 
     def has_labels(self, labels: Mapping[str, str]) -> bool:
         return all(self.label(key) == value for key, value in labels.items())

@@ -45,6 +45,10 @@ class BadMessage(Exception):
         self.detail = detail
 
 
+class NotHttp(BadMessage):
+    """The start line names no version of HTTP: whoever sent it may speak another protocol."""
+
+
 class Leniency(Enum):
     """What an upstream may do although RFC 9112 says otherwise. Each use is to be counted."""
 

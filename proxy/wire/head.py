@@ -19,12 +19,24 @@ import re
 from collections.abc import Sequence
 from typing import Final, NoReturn
 
-from proxy.wire import CHUNKED, NONE, UNTIL_CLOSE, BadMessage, Field, Framing, Leniency, RequestHead, ResponseHead
+from proxy.wire import (
+    CHUNKED,
+    NONE,
+    UNTIL_CLOSE,
+    BadMessage,
+    Field,
+    Framing,
+    Leniency,
+    NotHttp,
+    RequestHead,
+    ResponseHead,
+)
 from proxy.wire.fields import (
     AUTHORITY,
     FIELD_LINE,
     FIELDS,
     HOP_BY_HOP,
+    TARGET,
     TOKEN,
     TOKENS,
     VALUE,
@@ -32,6 +44,7 @@ from proxy.wire.fields import (
     check_rendered,
     is_protected,
     list_members,
+    parse_length,
     refuse_bytes,
     refuse_field_line,
     refuse_nominations,
@@ -39,10 +52,8 @@ from proxy.wire.fields import (
 )
 from proxy.wire.limits import REQUEST_LIMITS, RESPONSE_LIMITS, Limits
 
-# A target is visible ASCII without "#": RFC 9112 §3.2 has no fragment. Percent escapes are the origin's to judge.
-_TARGET = rb"[!\"$-~]"
 _FIELD_SECTION = rb"(?:" + FIELD_LINE + rb")*+\r\n"
-_REQUEST: Final = re.compile(rb"(" + TOKEN + rb"++) (" + _TARGET + rb"++) HTTP/1\.([01])\r\n" + _FIELD_SECTION)
+_REQUEST: Final = re.compile(rb"(" + TOKEN + rb"++) (" + TARGET + rb"++) HTTP/1\.([01])\r\n" + _FIELD_SECTION)
 _RESPONSE: Final = re.compile(rb"HTTP/1\.([01]) ([1-9][0-9][0-9])( " + VALUE + rb"*+)?\r\n" + _FIELD_SECTION)
 _ABSOLUTE: Final = re.compile(rb"([A-Za-z][A-Za-z0-9+\-.]*+)://([^/?]*+)([^#]*+)")
 _VERSION: Final = re.compile(rb"HTTP/[0-9]\.[0-9]")
@@ -50,7 +61,6 @@ _STATUS_LINE_START: Final = re.compile(rb"HTTP/1\.[01] [1-9][0-9][0-9](?: |\Z)")
 
 _HTTP_1_0: Final = (1, 0)
 _HTTP_1_1: Final = (1, 1)
-_MAX_LENGTH_DIGITS: Final = 19  # below 2**63 or so: what every recipient's integers can hold
 
 # The fields that are read here. All but Expect are left out of the head's ``fields``.
 _OF_REQUESTS: Final = HOP_BY_HOP | {b"content-length", b"expect", b"host"}
@@ -84,7 +94,7 @@ def parse_request_head(block: bytes, limits: Limits = REQUEST_LIMITS) -> Request
         elif name == b"connection":
             connection = value if connection is None else connection + b"," + value
         elif name == b"content-length":
-            length = _length(length, value)
+            length = parse_length(length, value)
         elif name == b"transfer-encoding":
             coding = value if coding is None else coding + b"," + value
         elif name == b"te":
@@ -150,7 +160,7 @@ def parse_response_head(block: bytes, request_method: bytes, limits: Limits = RE
         if name not in _OF_RESPONSES:
             fields.append((name, value))
         elif name == b"content-length":
-            length = _length(length, value)
+            length = parse_length(length, value)
         elif name == b"connection":
             connection = value if connection is None else connection + b"," + value
         elif name == b"transfer-encoding":
@@ -222,15 +232,6 @@ def _refuse_size(line_bytes: int, limits: Limits) -> NoReturn:
     raise BadMessage(431, "http1.too_many_headers", f"more than {limits.max_fields} fields")
 
 
-def _length(before: int | None, value: bytes) -> int:
-    """RFC 9112 §6.3: one Content-Length, of digits. A list of equal values could be repaired; it is refused."""
-    if before is not None:
-        raise BadMessage(400, "http1.codec_error", "more than one Content-Length")
-    if not value.isdigit() or len(value) > _MAX_LENGTH_DIGITS:
-        raise BadMessage(400, "http1.codec_error", "Content-Length that is not a number")
-    return int(value)
-
-
 def _refuse_coding(coding: bytes, length: int | None, version: tuple[int, int]) -> None:
     """Raise unless Transfer-Encoding is ``chunked`` and nothing else speaks of the length."""
     if length is not None:
@@ -278,7 +279,7 @@ def _explain_request(block: bytes, limits: Limits) -> NoReturn:
     parts = line.split(b" ")
     if len(parts) != 3:
         # RFC 9112 §3: one SP between the parts; §2.2 would let leading empty lines pass.
-        raise BadMessage(400, "http1.codec_error", "request line that is not method, target and version")
+        raise NotHttp(400, "http1.codec_error", "request line that is not method, target and version")
     method, target, version = parts
     if not TOKENS.fullmatch(method):
         raise BadMessage(400, "http1.codec_error", "method that is not a token")
@@ -300,7 +301,7 @@ def _explain_response(block: bytes, limits: Limits) -> NoReturn:
 
 def _refuse_version(version: bytes) -> None:
     if not _VERSION.fullmatch(version):
-        raise BadMessage(400, "http1.codec_error", "start line without an HTTP version")
+        raise NotHttp(400, "http1.codec_error", "start line without an HTTP version")
     if version not in (b"HTTP/1.0", b"HTTP/1.1"):
         raise BadMessage(505, "low_version", "HTTP version other than 1.0 and 1.1")
 

@@ -207,6 +207,11 @@ class Koguma:
                 total += int(found[1]) * 1024 if found else 0
         return total
 
+    def cpu_s(self) -> float:
+        """Processor time that the process has used, in ticks of the clock (10 ms)."""
+        fields = Path(f"/proc/{self.program.pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
     def open_files(self) -> int:
         """File descriptors of the process and its children."""
         return sum(_count_files(pid) for pid in [self.program.pid, *_children(self.program.pid)])

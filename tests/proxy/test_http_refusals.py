@@ -6,13 +6,16 @@ from __future__ import annotations
 
 import pytest
 
-from proxy.http import downstream
+from proxy.http import h1_downstream as downstream
+from proxy.http.timeouts import IDLE_TIMEOUT_S, STREAM_IDLE_TIMEOUT_S
 from proxy.outcome import Outcome
 from tests.kit import poll
 from tests.kit.origins import Conversation, Origin, always, ok
 from tests.kit.rawhttp import Wire
 from tests.proxy.http_rig import HttpRig, stats_of, wait_for_endings, wait_until_idle
 from tests.proxy.rig import LoopThread
+
+HEAD_DEADLINE_S = 60.0  # without a policy
 
 GET = b"GET / HTTP/1.1\r\nhost: a\r\n"
 POST = b"POST / HTTP/1.1\r\nhost: a\r\n"
@@ -100,9 +103,9 @@ def test_a_head_that_takes_too_long(loop: LoopThread) -> None:
         for sent, byte in enumerate(b"GET / HT", start=1):  # a byte now and then is no progress
             wire.send(bytes([byte]))
             loop.until(lambda: rig.listener.byte_totals()[0] == sent, "the byte to arrive")  # noqa: B023
-            loop.look(lambda: connection_of_now(rig).check_times(now + downstream.HEAD_DEADLINE_S - 1))
+            loop.look(lambda: connection_of_now(rig).check_times(now + HEAD_DEADLINE_S - 1))
         assert stats_of(rig).downstream_rq_header_timeout == 0
-        loop.look(lambda: connection_of_now(rig).check_times(loop.loop.time() + downstream.HEAD_DEADLINE_S + 1))
+        loop.look(lambda: connection_of_now(rig).check_times(loop.loop.time() + HEAD_DEADLINE_S + 1))
         response = wire.response()
         assert (response.status, response.body, response["connection"]) == (408, b"request header timeout", "close")
         assert wire.read_to_end() == b""
@@ -115,14 +118,14 @@ def test_the_deadline_begins_anew_with_each_head(one_loop: LoopThread) -> None:
         wire.send(GET[:9])
         one_loop.until(lambda: rig.listener.byte_totals()[0] == 9, "the start to arrive")
         assert wire.ask(GET[9:] + b"\r\n" + GET[:9]).status == 200
-        one_loop.look(lambda: connection_of_now(rig).check_times(one_loop.loop.time() + downstream.HEAD_DEADLINE_S - 1))
+        one_loop.look(lambda: connection_of_now(rig).check_times(one_loop.loop.time() + HEAD_DEADLINE_S - 1))
         assert wire.ask(GET[9:] + b"\r\n").status == 200
 
 
 def test_a_pipelined_head_has_a_deadline_too(one_loop: LoopThread) -> None:
     with Origin(always(ok())) as origin, HttpRig(one_loop, [origin]) as rig, Wire(rig.port) as wire:
         assert wire.ask(GET + b"\r\n" + GET).status == 200
-        one_loop.look(lambda: connection_of_now(rig).check_times(one_loop.loop.time() + downstream.HEAD_DEADLINE_S + 1))
+        one_loop.look(lambda: connection_of_now(rig).check_times(one_loop.loop.time() + HEAD_DEADLINE_S + 1))
         assert wire.response().status == 408
 
 
@@ -131,7 +134,7 @@ def test_an_idle_client_is_sent_away(one_loop: LoopThread) -> None:
         wire.get()
         now = one_loop.loop.time()
         one_loop.look(lambda: connection_of_now(rig).check_times(now))
-        one_loop.look(lambda: connection_of_now(rig).check_times(now + downstream.IDLE_TIMEOUT_S + 1))
+        one_loop.look(lambda: connection_of_now(rig).check_times(now + IDLE_TIMEOUT_S + 1))
         assert wire.read_to_end() == b""
         assert stats_of(rig).downstream_cx_idle_timeout == 1
     assert wait_for_endings(rig) == [Outcome.IDLE_TIMEOUT]
@@ -148,7 +151,7 @@ def test_an_exchange_without_a_byte(one_loop: LoopThread, request_: bytes, statu
         one_loop.until(lambda: rig.cluster.stats.upstream_rq_total == 1, "the request to go out")
         now = one_loop.loop.time()
         one_loop.look(lambda: connection_of_now(rig).check_times(now))
-        one_loop.look(lambda: connection_of_now(rig).check_times(now + downstream.STREAM_IDLE_TIMEOUT_S + 1))
+        one_loop.look(lambda: connection_of_now(rig).check_times(now + STREAM_IDLE_TIMEOUT_S + 1))
         response = wire.response()
         assert (response.status, response.body) == (status, body)
         assert stats_of(rig).downstream_rq_idle_timeout == 1
@@ -164,12 +167,12 @@ def test_a_client_that_never_takes_the_last_bytes_is_cut_off(one_loop: LoopThrea
         now = one_loop.loop.time()
         one_loop.look(lambda: connection_of_now(rig).check_times(now))
         assert len(rig.listener.connections) == 1
-        one_loop.look(lambda: connection_of_now(rig).check_times(now + downstream.STREAM_IDLE_TIMEOUT_S + 1))
+        one_loop.look(lambda: connection_of_now(rig).check_times(now + STREAM_IDLE_TIMEOUT_S + 1))
         poll.until(lambda: not rig.listener.connections, "the connection to go")
 
 
-def connection_of_now(rig: object) -> downstream.HttpDownstream:
+def connection_of_now(rig: object) -> downstream.Http1Downstream:
     """The only client connection, for use on the loop."""
     (connection,) = rig.listener.connections  # type: ignore[attr-defined]
-    assert isinstance(connection, downstream.HttpDownstream)
+    assert isinstance(connection, downstream.Http1Downstream)
     return connection

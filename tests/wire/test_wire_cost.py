@@ -12,6 +12,7 @@ import pytest
 
 from proxy.wire import CHUNKED, body, fields, head
 from proxy.wire.h1 import RequestReader, ResponseReader, forget_heads
+from proxy.wire.h2 import compress, heads
 from proxy.wire.head import parse_request_head, render_request, render_response
 from tests.wire.recorder import read_requests, read_responses
 
@@ -139,7 +140,7 @@ def test_steps_grow_with_the_input_and_no_faster(make: Callable[[int], bytes], p
 
 PATTERNS = {
     f"{module.__name__}.{name}": value
-    for module in (body, fields, head)
+    for module in (body, compress, fields, head, heads)
     for name, value in vars(module).items()
     if isinstance(value, re.Pattern)
 }
