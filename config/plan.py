@@ -85,6 +85,12 @@ class ClusterPlan:
     max_connections: int = 1024
     max_pending_requests: int = 1024
     max_connect_attempts: int = 5
+    request_timeout_s: float = 0.0
+    """From the end of a request to the end of its response; 0: no limit."""
+
+    @property
+    def speaks_http2(self) -> bool:
+        return self.protocol in (Protocol.HTTP2, Protocol.GRPC)
 
     @property
     def dns_names(self) -> Iterator[str]:

@@ -23,7 +23,9 @@ from proxy.dial import Dialer
 from proxy.dialled import ClusterConnection
 from proxy.dnsquery import Address
 from proxy.http.access_log import AccessLog
-from proxy.http.pool import HttpPool
+from proxy.http.deadlines import Deadlines
+from proxy.http.h1_pool import Http1Pool
+from proxy.http.h2_pool import Http2Pool
 from proxy.outcome import Outcome
 from proxy.relay import Downstream, Upstream
 from proxy.resolver import NameWatch, ResolverPool
@@ -71,7 +73,8 @@ class Cluster:
         self.stats = ClusterStats()
         self.balancer = Balancer()
         self.connections: set[ClusterConnection] = set()
-        self.http = HttpPool(self)
+        self.http = self._new_pool()
+        self.deadlines = self._new_deadlines()
         self._services = services
         self._loop = asyncio.get_running_loop()
         self._now = self._loop.time
@@ -86,10 +89,24 @@ class Cluster:
         self._schedule_sweep()
 
     def update(self, plan: ClusterPlan) -> None:
-        self.plan = plan
+        before, self.plan = self.plan, plan
+        if plan.speaks_http2 != before.speaks_http2:
+            self.http.close()
+            for endpoint in self.balancer:
+                endpoint.idle.clear()
+            self.http = self._new_pool()
+        if plan.request_timeout_s != before.request_timeout_s:
+            self.deadlines = self._new_deadlines()
         self._watch_names()
         self._refresh_endpoints()
         self._schedule_sweep()
+
+    def _new_pool(self) -> Http1Pool | Http2Pool:
+        return Http2Pool(self) if self.plan.speaks_http2 else Http1Pool(self)
+
+    def _new_deadlines(self) -> Deadlines | None:
+        """The requests of before keep theirs."""
+        return Deadlines(self.plan.request_timeout_s) if self.plan.request_timeout_s else None
 
     def close(self) -> None:
         """Stop watching names and time. Relays that still run end by themselves or by their listener."""

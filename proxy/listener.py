@@ -16,7 +16,8 @@ import socket
 from typing import TYPE_CHECKING
 
 from config.plan import Access, ListenerPlan, Protocol
-from proxy.http.downstream import HttpDownstream
+from proxy.http.h1_downstream import Http1Downstream
+from proxy.http.h2_downstream import Http2Downstream
 from proxy.outcome import Outcome
 from proxy.relay import Downstream
 from proxy.sockets import StartError, bind, keep_alive, reason
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from proxy.cluster import Cluster
     from proxy.http.access_log import AccessLog
 
+HttpDownstream = Http1Downstream | Http2Downstream
 Connection = Downstream | HttpDownstream
 
 log = logging.getLogger("koguma.listener")
@@ -99,13 +101,13 @@ class Listener:
     def _check_times(self) -> None:
         now = self.now()
         for connection in tuple(self.connections):
-            if isinstance(connection, HttpDownstream):
+            if not isinstance(connection, Downstream):
                 connection.check_times(now)
         self._schedule_sweep()
 
     def _accept(self) -> Connection:
-        """What handles a connection: a protocol that we speak is spoken, any other is relayed."""
-        return HttpDownstream(self) if self.plan.protocol is Protocol.HTTP else Downstream(self)
+        """What handles a connection. HTTP/1 is assumed until the preface of HTTP/2 is seen, as Envoy's AUTO does."""
+        return Downstream(self) if self.plan.protocol is Protocol.TCP else Http1Downstream(self)
 
     @property
     def port(self) -> int:
@@ -147,7 +149,7 @@ class Listener:
             if self._throttle.allows("connection limit"):
                 log.warning("connection limit of %d reached: connections are refused", limit.maximum)
             connection.end(Outcome.OVERFLOW)
-        elif self.plan.access is Access.FORBID and not isinstance(connection, HttpDownstream):
+        elif self.plan.access is Access.FORBID and isinstance(connection, Downstream):
             self.deny()
             connection.end(Outcome.FORBIDDEN)
         return self.now()
@@ -166,10 +168,28 @@ class Listener:
         """Whether this was not said a short while ago."""
         return self._throttle.allows(what)
 
-    def refused(self, connection: HttpDownstream, bad: BadMessage) -> None:
-        """Account for what the client sent instead of a request."""
-        if self.may_say(f"refused {self.plan.name} {bad.code}"):
-            log.info("%s: a request was refused: %s", self.plan.name, bad, extra={"event": "request_refused"})
+    def refused(self, bad: BadMessage, version: tuple[int, int] = (1, 1)) -> None:
+        """Account for what a client sent instead of a request."""
+        stats = self.http
+        stats.downstream_rq_total += 1
+        stats.downstream_rq_completed += 1
+        if bad.status < 500:
+            stats.downstream_rq_4xx += 1
+        else:
+            stats.downstream_rq_5xx += 1
+        if self.access_log is not None:
+            self.access_log.refusal(self, bad.status, version)
+        self.note_refusal(bad.code, bad.detail)
+
+    def note_refusal(self, code: str, detail: str) -> None:
+        if self.may_say(f"refused {self.plan.name} {code}"):
+            event = {"event": "request_refused"}
+            log.info("%s: a request was refused: %s: %s", self.plan.name, code, detail, extra=event)
+
+    def replaced(self, connection: Http1Downstream, successor: Http2Downstream) -> None:
+        """The same connection speaks another protocol from now on."""
+        self.connections.discard(connection)
+        self.connections.add(successor)
 
     def closed(self, connection: Connection) -> None:
         stats = self.stats

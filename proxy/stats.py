@@ -137,13 +137,18 @@ class ClusterStats(Stats):
         "upstream_rq_retry",
         "upstream_rq_rx_reset",
         "upstream_rq_tx_reset",
+        "upstream_rq_timeout",
+        "upstream_cx_http2_total",
+        "upstream_cx_close_notify",
     )
     gauges = ("upstream_cx_active", "upstream_rq_active", "upstream_rq_pending_active")
     histograms = ("upstream_cx_connect_ms", "upstream_cx_length_ms", "upstream_rq_time")
-    __slots__ = (*(_slot(name) for name in counters + gauges + histograms), "codes")
+    __slots__ = (*(_slot(name) for name in counters + gauges + histograms), "codes", "grpc_codes")
 
     codes: dict[int, int]
     """Responses by status; ``upstream_rq_200`` and ``upstream_rq_2xx`` exist once there was one."""
+    grpc_codes: dict[int, int]
+    """Calls by gRPC status (0 to 16); ``grpc.0``, ``grpc.success`` and so on exist once there was one."""
 
     upstream_cx_total: int
     upstream_cx_connect_fail: int
@@ -179,6 +184,9 @@ class ClusterStats(Stats):
     upstream_rq_retry: int
     upstream_rq_rx_reset: int
     upstream_rq_tx_reset: int
+    upstream_rq_timeout: int
+    upstream_cx_http2_total: int
+    upstream_cx_close_notify: int
     upstream_cx_active: int
     upstream_rq_active: int
     upstream_rq_pending_active: int
@@ -189,10 +197,17 @@ class ClusterStats(Stats):
     def __init__(self) -> None:
         super().__init__()
         self.codes = {}
+        self.grpc_codes = {}
+
+    def count_grpc(self, status: bytes) -> None:
+        """Account for a call that ended with ``grpc-status: status``; what gRPC does not know counts as 2 (UNKNOWN)."""
+        code = int(status) if len(status) <= 2 and status.isdigit() and int(status) <= 16 else 2
+        self.grpc_codes[code] = self.grpc_codes.get(code, 0) + 1
 
     def reset_counters(self) -> None:
         super().reset_counters()
         self.codes.clear()
+        self.grpc_codes.clear()
 
     def counted(self) -> Iterator[tuple[str, int]]:
         yield from super().counted()
@@ -202,6 +217,15 @@ class ClusterStats(Stats):
             classes[status // 100] = classes.get(status // 100, 0) + count
         for number, count in classes.items():
             yield f"upstream_rq_{number}xx", count
+        if self.grpc_codes:
+            total = 0
+            for code, count in sorted(self.grpc_codes.items()):
+                yield f"grpc.{code}", count
+                total += count
+            success = self.grpc_codes.get(0, 0)
+            yield "grpc.success", success
+            yield "grpc.failure", total - success
+            yield "grpc.total", total
 
 
 class ListenerStats(Stats):
@@ -249,6 +273,8 @@ class HttpStats(Stats):
         "downstream_rq_header_timeout",
         "downstream_rq_response_before_rq_complete",
         "downstream_cx_http1_total",
+        "downstream_rq_http2_total",
+        "downstream_cx_http2_total",
         "downstream_cx_protocol_error",
         "downstream_cx_idle_timeout",
         "downstream_cx_upgrades_total",
@@ -272,6 +298,8 @@ class HttpStats(Stats):
     downstream_rq_header_timeout: int
     downstream_rq_response_before_rq_complete: int
     downstream_cx_http1_total: int
+    downstream_rq_http2_total: int
+    downstream_cx_http2_total: int
     downstream_cx_protocol_error: int
     downstream_cx_idle_timeout: int
     downstream_cx_upgrades_total: int

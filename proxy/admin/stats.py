@@ -184,7 +184,8 @@ def _tcp(listener: Listener) -> Row:
 
 def _http(listener: Listener) -> Row:
     row = _row(cluster_stat_name(listener.plan.name), listener.http)
-    row.counters["downstream_rq_http1_total"] = row.counters["downstream_rq_total"]  # we speak no other version
+    counters = row.counters
+    counters["downstream_rq_http1_total"] = counters["downstream_rq_total"] - counters["downstream_rq_http2_total"]
     below = listener.stats
     received, sent = listener.byte_totals()
     row.counters |= {

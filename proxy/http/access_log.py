@@ -65,7 +65,13 @@ class AccessLog:
 
     def exchange(self, listener: Listener, exchange: Exchange) -> None:
         """Log an exchange that has ended."""
-        values = _values(listener, exchange)
+        self._add(_values(listener, exchange))
+
+    def refusal(self, listener: Listener, status: int, version: tuple[int, int]) -> None:
+        """Log what was refused before it was a request that could be told apart."""
+        self._add(_refusal(listener, status, version))
+
+    def _add(self, values: dict[str, object]) -> None:
         line = json.dumps(values) if self._as_json else _text(values)
         self._lines.append(line.encode("utf-8", "surrogateescape") + b"\n")
         if self._timer is None:
@@ -128,14 +134,14 @@ class AccessLog:
 def _values(listener: Listener, exchange: Exchange) -> dict[str, object]:
     """What Envoy's default format has, under the names of its JSON examples, in its order."""
     head = exchange.head
-    now = exchange.downstream.now()
+    now = listener.now()
     started = datetime.now(UTC).timestamp() - (now - exchange.began_s)
     upstream_s = exchange.upstream_time_s
     return {
-        "start_time": datetime.fromtimestamp(started, UTC).strftime("%Y-%m-%dT%H:%M:%S.%f")[:-3] + "Z",
+        "start_time": _time(started),
         "method": _string(head.method),
         "path": _string(head.path),
-        "protocol": f"HTTP/{head.version[0]}.{head.version[1]}",
+        "protocol": _protocol(head.version),
         "response_code": exchange.status,
         "response_flags": exchange.outcome.flag,
         "bytes_received": exchange.received,
@@ -150,6 +156,37 @@ def _values(listener: Listener, exchange: Exchange) -> dict[str, object]:
         "upstream_cluster": listener.plan.cluster,
         "outcome": exchange.outcome.word if exchange.outcome is not Outcome.COMPLETED else None,
     }
+
+
+def _refusal(listener: Listener, status: int, version: tuple[int, int]) -> dict[str, object]:
+    """As :func:`_values`, where nothing is known of the request."""
+    return {
+        "start_time": _time(datetime.now(UTC).timestamp()),
+        "method": None,
+        "path": None,
+        "protocol": _protocol(version),
+        "response_code": status,
+        "response_flags": Outcome.REQUEST_REFUSED.flag,
+        "bytes_received": 0,
+        "bytes_sent": 0,
+        "duration": 0,
+        "upstream_service_time": None,
+        "x_forwarded_for": None,
+        "user_agent": None,
+        "request_id": None,
+        "authority": None,
+        "upstream_host": None,
+        "upstream_cluster": listener.plan.cluster,
+        "outcome": Outcome.REQUEST_REFUSED.word,
+    }
+
+
+def _time(timestamp: float) -> str:
+    return datetime.fromtimestamp(timestamp, UTC).strftime("%Y-%m-%dT%H:%M:%S.%f")[:-3] + "Z"
+
+
+def _protocol(version: tuple[int, int]) -> str:
+    return "HTTP/2" if version == (2, 0) else f"HTTP/{version[0]}.{version[1]}"
 
 
 def _text(values: dict[str, object]) -> str:

@@ -1,14 +1,18 @@
 """One request and its response, whatever the two sides speak.
 
-    downstream -> request_data, request_end, cancel        upstream -> response_head, response_data, response_end
-    pool -> start, fail                                     upstream -> upstream_lost, upstream_broke
+    client -> request_data, request_end, cancel          origin -> response_head, response_data, response_end
+    pool -> start, fail                                   origin -> upstream_lost, upstream_broke
+
+Each side is a :class:`Client` or an :class:`Origin`: a connection of HTTP/1, or a stream of HTTP/2. They render heads
+and frame bodies; what is here is the same for all four combinations.
 
 What bounds memory: nothing is kept of a body but what came before there was a connection, and a copy of a small one for
 as long as the request may have to be sent again (``MAX_HELD_BYTES`` each). Beyond that the client is not read from.
 
-A request is sent again, on another connection, where it is certain that this does no harm: its method is idempotent
-(RFC 9110 §9.2.2), all of it is still at hand, the connection had served before (an origin may close an idle one at any
-moment, RFC 9112 §9.5), and not one byte of a response has come.
+A request is sent again, on another connection, where it is certain that this does no harm, all of it is still at hand,
+and not one byte of a response has come: either the origin says that it did nothing with it (RFC 9113 §8.7), or its
+method is idempotent (RFC 9110 §9.2.2) and the connection had served before (an origin may close an idle one at any
+moment, RFC 9112 §9.5).
 
 How it ends: once, in :meth:`_end`, with an :class:`Outcome`, a status (0 where no response was begun) and its accounts.
 """
@@ -16,21 +20,21 @@ How it ends: once, in :meth:`_end`, with an :class:`Outcome`, a status (0 where 
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Protocol
 
 from config.plan import Access
-from proxy.http.headers import rendered_request, rendered_response, rendered_switch, request_id_of
-from proxy.http.replies import REPLIES, render_reply
-from proxy.http.request_id import RequestIds
+from proxy.http.headers import request_id_of
+from proxy.http.replies import REPLIES, grpc_reply, grpc_status_of, is_grpc, reply_fields
+from proxy.http.request_id import next_id
 from proxy.outcome import Outcome
-from proxy.wire import CHUNKED, NONE, UNTIL_CLOSE, BadMessage, Field, Framing, RequestHead, ResponseHead
-from proxy.wire.body import chunk, last_chunk
+from proxy.wire import NONE, BadMessage, Field, RequestHead, ResponseHead
 
 if TYPE_CHECKING:
     from proxy.balance import Endpoint
     from proxy.cluster import Cluster
-    from proxy.http.downstream import HttpDownstream
-    from proxy.http.upstream import HttpUpstream
+    from proxy.http.deadlines import Deadlines
+    from proxy.listener import Listener
 
 log = logging.getLogger("koguma.http")
 
@@ -38,24 +42,103 @@ MAX_HELD_BYTES = 64 * 1024
 MAX_ATTEMPTS = 3
 IDEMPOTENT = frozenset({b"GET", b"HEAD", b"OPTIONS", b"PUT", b"DELETE", b"TRACE"})
 
-_ids = RequestIds()
+
+class Client(Protocol):
+    """The side that asks. ``defers_head``: a response's head waits for :meth:`response_flush` or the first data.
+    ``congested``: it does not take what it is sent, and more would pile up.
+    """
+
+    defers_head: bool
+
+    @property
+    def congested(self) -> bool: ...
+
+    def response_head(self, head: ResponseHead, elapsed_ms: int) -> None:
+        """The final head, ``elapsed_ms`` after the request was sent on. May wait for the first data."""
+
+    def response_data(self, data: bytes) -> None: ...
+
+    def response_flush(self) -> None:
+        """Nothing more came with the head."""
+
+    def response_end(self, trailers: Sequence[Field] | None) -> None: ...
+
+    def retract_head(self) -> bool:
+        """Whether the head still waits; then it is forgotten."""
+        ...
+
+    def reply(self, status: int, fields: list[Field], body: bytes) -> None:
+        """A whole response of ours."""
+
+    def cut(self) -> None:
+        """The rest of a response that was begun is missing, and the client must see that."""
+
+    def exchange_over(self) -> None:
+        """The response has gone out whole."""
+
+    def pause_reading(self) -> None:
+        """Take no more of the request for now."""
+
+    def resume_reading(self) -> None: ...
+    def switch_protocol(self, head: ResponseHead) -> None: ...
+    def write_eof(self) -> None:
+        """The origin's side of a tunnel has ended."""
+
+    def close(self) -> None:
+        """A tunnel has ended."""
+
+
+class Origin(Protocol):
+    """The side that answers. ``wants_end``: it must be told that the request's body is over. ``reuses``: whether it
+    served others before on the same connection. ``may_refuse``: it can say that it did nothing with a request.
+    ``is_untouched``: not one byte has come in answer.
+    """
+
+    endpoint: Endpoint
+    wants_end: bool
+    may_refuse: bool
+    ended: bool
+
+    @property
+    def reuses(self) -> bool: ...
+    @property
+    def is_untouched(self) -> bool: ...
+    def begin(self, exchange: Exchange) -> None:
+        """Send the request's head, and take what comes next for its response."""
+
+    def send(self, data: bytes) -> None: ...
+    def send_end(self, trailers: Sequence[Field] | None) -> None: ...
+    def cancel(self) -> None:
+        """The exchange is over before its response."""
+
+    def pause_reading(self) -> None:
+        """Take no more of the response for now."""
+
+    def resume_reading(self) -> None: ...
+    def write_eof(self) -> None:
+        """The client's side of a tunnel has ended."""
+
+    def close(self) -> None: ...
 
 
 class Exchange:
-    """See the module. Created by a downstream for each request head, then :meth:`begin`."""
+    """See the module. Created by a client for each request head, then :meth:`begin`. ``request_id``: the client's own,
+    else one of ours, chosen at the first attempt.
+    """
 
     __slots__ = (
-        "_attempts", "_began_upstream_s", "_client_ended", "_framing", "_held", "_held_bytes", "_pending", "_trailers",
-        "_tunnel", "began_s", "cluster", "downstream", "endpoint", "head", "outcome", "over", "received",
-        "request_ended", "request_id", "sent", "status", "upstream", "upstream_time_s",
+        "_attempts", "_began_upstream_s", "_client_ended", "_deadlines", "_held", "_held_bytes", "_trailers", "_tunnel",
+        "began_s", "client", "cluster", "endpoint", "head", "listener", "outcome", "over", "received", "request_ended",
+        "request_id", "sent", "status", "upstream", "upstream_time_s",
     )  # fmt: skip
 
-    def __init__(self, downstream: HttpDownstream, head: RequestHead, now: float) -> None:
-        self.downstream = downstream
+    def __init__(self, client: Client, listener: Listener, head: RequestHead, now: float) -> None:
+        self.client = client
+        self.listener = listener
         self.head = head
         self.began_s = now
-        self.cluster: Cluster | None = downstream.listener.cluster
-        self.upstream: HttpUpstream | None = None
+        self.cluster: Cluster | None = listener.cluster
+        self.upstream: Origin | None = None
         self.endpoint: Endpoint | None = None
         self.upstream_time_s: float | None = None
         self.request_id: bytes | None = None
@@ -67,16 +150,15 @@ class Exchange:
         self.sent = 0
         self._attempts = 0
         self._began_upstream_s = now
-        self._framing: Framing = NONE
+        self._deadlines: Deadlines | None = None
         self._held: list[bytes] | None = [] if head.body != NONE else None
         self._held_bytes = 0
-        self._pending = b""
-        self._trailers: list[Field] | None = None
+        self._trailers: Sequence[Field] | None = None
         self._tunnel = False
         self._client_ended = False
 
     def begin(self) -> None:
-        listener = self.downstream.listener
+        listener = self.listener
         stats = listener.http
         stats.downstream_rq_total += 1
         stats.downstream_rq_active += 1
@@ -89,38 +171,37 @@ class Exchange:
             self.fail(Outcome.NO_CLUSTER)
         else:
             cluster.stats.upstream_rq_active += 1
+            if self.request_ended and cluster.deadlines is not None:
+                self._start_the_clock(cluster.deadlines)
             cluster.http.lease(self)
+
+    def _start_the_clock(self, deadlines: Deadlines) -> None:
+        """From the end of the request, as Envoy's route timeout: over all attempts, waiting included."""
+        self._deadlines = deadlines
+        deadlines.add(self)
 
     # The pool
 
-    def start(self, upstream: HttpUpstream) -> None:
+    def start(self, upstream: Origin) -> None:
         """Send the request, as far as it has come, on a connection that is ours until the response has ended."""
-        head, cluster = self.head, self.cluster
+        cluster = self.cluster
         assert cluster is not None
         endpoint = self.endpoint = upstream.endpoint
         self.upstream = upstream
         self._attempts += 1
-        self._began_upstream_s = self.downstream.now()
-        stats = cluster.stats
-        stats.upstream_rq_total += 1
+        self._began_upstream_s = self.listener.now()
+        cluster.stats.upstream_rq_total += 1
         endpoint.rq_total += 1
-        rendered = rendered_request(head, endpoint.authority)
-        request_id = self.request_id
-        if request_id is None:
-            request_id = self.request_id = rendered.request_id or _ids.next()
-        upstream.begin(self, rendered.before + request_id + rendered.after, head.method)
-        if self._held is not None:
-            self.downstream.resume_reading()  # first: what is sent now may fill the upstream, which pauses again
-            for data in self._held:
-                self._send_body(data)
-            self._release_held()
-            if self.request_ended and head.body == CHUNKED:
-                upstream.send(last_chunk(self._trailers))
-
-    def _release_held(self) -> None:
-        """What has been sent is kept on only where it may have to be sent again."""
-        if self.head.method not in IDEMPOTENT or self._held_bytes > MAX_HELD_BYTES:
-            self._held = None
+        upstream.begin(self)
+        held = self._held
+        if held is not None:
+            self.client.resume_reading()  # first: what is sent now may fill the upstream, which pauses again
+            for data in held:
+                upstream.send(data)
+            if self.request_ended and upstream.wants_end:
+                upstream.send_end(self._trailers)
+            if self._held_bytes > MAX_HELD_BYTES or not (upstream.may_refuse or self.head.method in IDEMPOTENT):
+                self._held = None  # what has been sent is kept on only where it may have to be sent again
 
     def fail(self, outcome: Outcome) -> None:
         """There is no connection, or there may be none: answer the client ourselves."""
@@ -137,24 +218,22 @@ class Exchange:
             self._held_bytes += len(data)
             if self._held_bytes > MAX_HELD_BYTES:
                 if self.upstream is None:
-                    self.downstream.pause_reading()
+                    self.client.pause_reading()
                 else:
                     self._held = None
         if self.upstream is not None:
-            self._send_body(data)
-
-    def _send_body(self, data: bytes) -> None:
-        assert self.upstream is not None
-        if self.head.body == CHUNKED and not self._tunnel:
-            self.upstream.send_all(chunk(data))
-        else:
             self.upstream.send(data)
 
-    def request_end(self, trailers: list[Field] | None) -> None:
-        self.request_ended = True
+    def request_end(self, trailers: Sequence[Field] | None) -> None:
+        upstream = self.upstream
+        if not self.request_ended:
+            self.request_ended = True
+            cluster = self.cluster
+            if cluster is not None and cluster.deadlines is not None and not self._tunnel:
+                self._start_the_clock(cluster.deadlines)
         self._trailers = trailers
-        if self.upstream is not None and self.head.body == CHUNKED:
-            self.upstream.send(last_chunk(trailers))
+        if upstream is not None and upstream.wants_end:
+            upstream.send_end(trailers)
 
     def cancel(self, outcome: Outcome) -> None:
         """The client has gone, or is sent away."""
@@ -170,61 +249,49 @@ class Exchange:
 
     def idle_out(self) -> None:
         """Not a byte went either way for too long: 408 if the client is slow, else 504; cut if too late."""
+        if self.request_ended:
+            self._give_up(Outcome.STREAM_IDLE, *REPLIES[Outcome.STREAM_IDLE])
+        else:
+            self._give_up(Outcome.STREAM_IDLE, 408, b"stream timeout")
+
+    def time_out(self) -> None:
+        """The service had its time for a whole response."""
+        assert self.cluster is not None
+        self._deadlines = None
+        self.cluster.stats.upstream_rq_timeout += 1
+        self._give_up(Outcome.REQUEST_TIMEOUT, *REPLIES[Outcome.REQUEST_TIMEOUT])
+
+    def _give_up(self, outcome: Outcome, status: int, body: bytes) -> None:
         upstream, self.upstream = self.upstream, None
         if upstream is not None:
             upstream.cancel()
-        if self.status and not self._pending:
-            self._end(Outcome.STREAM_IDLE)
-            self.downstream.cut()
-        elif self.request_ended:
-            self.fail(Outcome.STREAM_IDLE)
+        if self.status and not self.client.retract_head():
+            self._end(outcome)
+            self.client.cut()
         else:
-            self._reply(408, b"stream timeout", Outcome.STREAM_IDLE)
+            self._reply(status, body, outcome)
 
     # The response
 
     def response_head(self, head: ResponseHead) -> None:
-        downstream = self.downstream
         self.status = head.status
-        self._held = None
-        elapsed_s = self.upstream_time_s = downstream.now() - self._began_upstream_s
-        if not self.request_ended:
-            downstream.close_after()  # the rest of the request will not be read
-        self._pending, self._framing = rendered_response(
-            head, int(elapsed_s * 1000), self.head.version == (1, 0), downstream.is_last(self.head)
-        )
-        if self._framing == UNTIL_CLOSE:
-            downstream.close_after()
+        if self._held is not None:
+            self._held = None  # it is not sent again
+        elapsed_s = self.upstream_time_s = self.listener.now() - self._began_upstream_s
+        self.client.response_head(head, int(elapsed_s * 1000))
 
     def response_data(self, data: bytes) -> None:
         self.sent += len(data)
-        downstream = self.downstream
-        if self._framing == CHUNKED and not self._tunnel:
-            size, data, end = chunk(data)
-            downstream.write_all([self._pending + size, data, end])
-        elif self._pending:
-            downstream.write(self._pending + data)
-        else:
-            downstream.write(data)
-        self._pending = b""
+        self.client.response_data(data)
 
-    def flush(self) -> None:
-        """Nothing more came with the head: send it."""
-        if self._pending:
-            pending, self._pending = self._pending, b""
-            self.downstream.write(pending)
-
-    def response_end(self, trailers: list[Field] | None) -> None:
-        """The response is whole; its connection is the pool's again."""
+    def response_end(self, trailers: Sequence[Field] | None, grpc_status: bytes | None = None) -> None:
+        """The response is whole; its connection is the pool's again. ``grpc_status``: what a gRPC service said."""
         self.upstream = None
-        tail = self._pending
-        if self._framing == CHUNKED:
-            tail += last_chunk(trailers)
-        if tail:
-            self.downstream.write(tail)
-        self._pending = b""
+        self.client.response_end(trailers)
+        if grpc_status is not None and self.cluster is not None:
+            self.cluster.stats.count_grpc(grpc_status)
         self._end(Outcome.COMPLETED)
-        self.downstream.exchange_over()
+        self.client.exchange_over()
 
     def upstream_broke(self, bad: BadMessage) -> None:
         """The origin's response broke the rules of HTTP."""
@@ -233,48 +300,50 @@ class Exchange:
         self._log_failure(f"broke the protocol: {bad}")
         self._upstream_gone(Outcome.UPSTREAM_PROTOCOL_ERROR)
 
-    def upstream_lost(self, outcome: Outcome) -> None:
-        """The connection was lost before the response was whole."""
+    def upstream_lost(self, outcome: Outcome, *, unprocessed: bool = False) -> None:
+        """The response will not become whole: the connection was lost, or the origin has reset the stream.
+        ``unprocessed``: the origin says that it did nothing with the request.
+        """
         upstream, self.upstream = self.upstream, None
         assert upstream is not None
         assert self.cluster is not None
         if self._tunnel:
             self._end(Outcome.COMPLETED)
-            self.downstream.close()
+            self.client.close()
             return
-        if self._may_send_again(upstream):
+        if self._may_send_again(upstream, unprocessed):
             self.cluster.stats.upstream_rq_retry += 1
             self.cluster.http.lease(self)
             return
         self.cluster.stats.upstream_rq_rx_reset += 1
-        self._log_failure("closed the connection before the response was whole")
+        if outcome in (Outcome.UPSTREAM_STREAM_RESET, Outcome.UPSTREAM_STREAM_REFUSED):
+            self._log_failure("reset the stream before the response was whole")
+        else:
+            self._log_failure("closed the connection before the response was whole")
         # Part of a head is no answer, and more than none: Envoy calls it a protocol error.
         is_closed = outcome is Outcome.UPSTREAM_CLOSED
         self._upstream_gone(outcome if upstream.is_untouched or not is_closed else Outcome.UPSTREAM_PROTOCOL_ERROR)
 
-    def _may_send_again(self, upstream: HttpUpstream) -> bool:
+    def _may_send_again(self, upstream: Origin, unprocessed: bool) -> bool:
         return (
             self.status == 0
-            and upstream.served > 1
-            and upstream.is_untouched
             and self._attempts < MAX_ATTEMPTS
-            and self.head.method in IDEMPOTENT
             and (self.head.body == NONE or self._held is not None)
+            and (unprocessed or (upstream.reuses and upstream.is_untouched and self.head.method in IDEMPOTENT))
         )
 
     def _upstream_gone(self, outcome: Outcome) -> None:
         self.upstream = None
-        if self.status == 0 or self._pending:
-            self._pending = b""
+        if self.status == 0 or self.client.retract_head():
             self.fail(outcome)
         else:  # the client has the head: it must learn that the rest is missing
             self._end(Outcome.RESPONSE_CUT_SHORT)
-            self.downstream.cut()
+            self.client.cut()
 
     def _log_failure(self, what: str) -> None:
         """Under the request id, for whoever asks what became of it; the client is told no more than Envoy tells."""
         assert self.cluster is not None
-        if self.downstream.listener.may_say(f"{self.cluster.plan.name} {what}"):
+        if self.listener.may_say(f"{self.cluster.plan.name} {what}"):
             log.warning(
                 "%s: the endpoint %s",
                 self.cluster.plan.name,
@@ -293,11 +362,11 @@ class Exchange:
         self.status = 101
         self._tunnel = True
         self._held = None
-        stats = self.downstream.listener.http
+        self._stop_the_clock()
+        stats = self.listener.http
         stats.downstream_cx_upgrades_total += 1
         stats.downstream_cx_upgrades_active += 1
-        self.downstream.write(rendered_switch(head))
-        self.downstream.switch_protocol()
+        self.client.switch_protocol(head)
 
     def tunnel_ended(self) -> None:
         """The origin has no more to send."""
@@ -305,7 +374,7 @@ class Exchange:
             assert self.upstream is not None
             self.upstream.close()
         else:
-            self.downstream.write_eof()
+            self.client.write_eof()
 
     def tunnel_client_ended(self) -> None:
         self._client_ended = True
@@ -313,38 +382,40 @@ class Exchange:
         if self.upstream.ended:
             self.upstream.close()
         else:
-            self.upstream.transport.write_eof()
+            self.upstream.write_eof()
 
     # The end
 
     def _reply(self, status: int, body: bytes, outcome: Outcome) -> None:
-        downstream = self.downstream
-        if not self.request_ended:
-            downstream.close_after()
         self.status = status
         if self.request_id is None:
-            self.request_id = request_id_of(self.head) or _ids.next()
-        sent_body = b"" if self.head.method == b"HEAD" else body
-        reply = render_reply(
-            status,
-            body,
-            request_id=self.request_id,
-            close=downstream.is_last(self.head),
-            overloaded=outcome is Outcome.OVERFLOW,
-        )
-        self.sent += len(sent_body)
-        downstream.write(reply[: len(reply) - len(body) + len(sent_body)])
+            self.request_id = request_id_of(self.head) or next_id()
+        fields = reply_fields(bool(body), self.request_id, overloaded=outcome is Outcome.OVERFLOW)
+        if is_grpc(self.head):
+            fields, self.status, body = grpc_reply(status, body, self.request_id), 200, b""
+            if self.cluster is not None:
+                self.cluster.stats.count_grpc(grpc_status_of(status))
+        if self.head.method != b"HEAD":
+            self.sent += len(body)
+        self.client.reply(self.status, fields, body)
         self._end(outcome)
-        downstream.exchange_over()
+        self.client.exchange_over()
+
+    def _stop_the_clock(self) -> None:
+        if self._deadlines is not None:
+            self._deadlines.discard(self)
+            self._deadlines = None
 
     def _end(self, outcome: Outcome) -> None:
         """The accounts, once."""
         self.over = True
         self.outcome = outcome
-        downstream = self.downstream
-        elapsed_ms = (downstream.now() - self.began_s) * 1000
+        if self._deadlines is not None:
+            self._stop_the_clock()
+        listener = self.listener
+        elapsed_ms = (listener.now() - self.began_s) * 1000
         status = self.status
-        stats = downstream.listener.http
+        stats = listener.http
         stats.downstream_rq_active -= 1
         stats.downstream_rq_completed += 1
         stats.downstream_rq_time.record(elapsed_ms)
@@ -370,6 +441,5 @@ class Exchange:
                 cluster_stats.upstream_rq_time.record(elapsed_ms)
                 codes = cluster_stats.codes
                 codes[status] = codes.get(status, 0) + 1
-        access_log = downstream.listener.access_log
-        if access_log is not None:
-            access_log.exchange(downstream.listener, self)
+        if listener.access_log is not None:
+            listener.access_log.exchange(listener, self)

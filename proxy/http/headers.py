@@ -13,9 +13,11 @@ Heads repeat, and the codec gives identical ones as the same object; so what is 
 from __future__ import annotations
 
 from email.utils import formatdate
+from functools import lru_cache
 
 from proxy.wire import CHUNKED, NONE, UNTIL_CLOSE, Field, Framing, RequestHead, ResponseHead
 from proxy.wire.fields import list_members
+from proxy.wire.h2 import FieldBlock, literal
 from proxy.wire.head import render_request, render_response
 
 CONTROL_HEADERS = frozenset(
@@ -94,7 +96,8 @@ def rendered_request(head: RequestHead, authority: bytes | None) -> RenderedRequ
     return found
 
 
-def _render_request(head: RequestHead, authority: bytes | None) -> RenderedRequest:
+def _request_fields(head: RequestHead, authority: bytes | None) -> list[Field]:
+    """All but the request id."""
     fields: list[Field] = []
     has_proto = False
     for field in head.fields:
@@ -106,17 +109,109 @@ def _render_request(head: RequestHead, authority: bytes | None) -> RenderedReque
         fields.append(field)
     if head.te_trailers:
         fields.append((b"te", b"trailers"))
-    if asks_for_upgrade(head):
-        assert head.upgrade is not None
-        fields += [(b"connection", b"upgrade"), (b"upgrade", head.upgrade)]
     if authority is not None and head.authority and authority != head.authority:
         fields.append((b"x-envoy-original-host", head.authority))
     if not has_proto:
         fields.append((b"x-forwarded-proto", b"http"))
+    return fields
+
+
+def _render_request(head: RequestHead, authority: bytes | None) -> RenderedRequest:
+    fields = _request_fields(head, authority)
+    if asks_for_upgrade(head):
+        assert head.upgrade is not None
+        fields += [(b"connection", b"upgrade"), (b"upgrade", head.upgrade)]
     fields.append((b"x-request-id", _MARK))
     block = render_request(head.method, head.path, authority or head.authority, fields, head.body)
     before, after = block.rsplit(_MARK, 1)
     return RenderedRequest(before, after, request_id_of(head))
+
+
+class RequestBlock:
+    """The same for HTTP/2: the request id goes behind ``block``."""
+
+    __slots__ = ("block", "request_id")
+
+    def __init__(self, block: FieldBlock, request_id: bytes | None) -> None:
+        self.block = block
+        self.request_id = request_id
+
+
+def request_block(head: RequestHead, authority: bytes | None, scheme: bytes) -> RequestBlock:
+    """As :func:`rendered_request`, for an endpoint that speaks HTTP/2."""
+    memo = head.memo
+    if memo is None:
+        memo = head.memo = {}
+    assert isinstance(memo, dict)
+    key = (authority, scheme)
+    found: RequestBlock | None = memo.get(key)
+    if found is None:
+        if len(memo) >= MAX_RENDERINGS:
+            memo.clear()
+        found = memo[key] = _request_block(head, authority, scheme)
+    return found
+
+
+def _request_block(head: RequestHead, authority: bytes | None, scheme: bytes) -> RequestBlock:
+    pseudo: list[Field] = [(b":method", head.method), (b":scheme", scheme), (b":path", head.path)]
+    if authority or head.authority:
+        pseudo.insert(2, (b":authority", authority or head.authority))
+    fields = _request_fields(head, authority)
+    if head.body >= 0:
+        fields.append((b"content-length", b"%d" % head.body))
+    return RequestBlock(FieldBlock(pseudo + fields), request_id_of(head))
+
+
+def request_id_field(request_id: bytes) -> bytes:
+    """What goes behind a :class:`RequestBlock`."""
+    return literal(b"x-request-id", request_id)
+
+
+class ResponseBlock:
+    """For HTTP/2: :func:`late_fields` go behind ``block``. ``is_dated``: the origin said when it was."""
+
+    __slots__ = ("block", "is_dated")
+
+    def __init__(self, block: FieldBlock, is_dated: bool) -> None:
+        self.block = block
+        self.is_dated = is_dated
+
+
+def response_block(head: ResponseHead) -> ResponseBlock:
+    """As :func:`rendered_response`, for a client that speaks HTTP/2."""
+    memo = head.memo
+    if memo is None:
+        memo = head.memo = {}
+    assert isinstance(memo, dict)
+    found: ResponseBlock | None = memo.get(b"h2")
+    if found is None:
+        if len(memo) >= MAX_RENDERINGS:
+            memo.clear()
+        found = memo[b"h2"] = _response_block(head)
+    return found
+
+
+def _response_block(head: ResponseHead) -> ResponseBlock:
+    fields: list[Field] = [(b":status", b"%d" % head.status)]
+    fields += (field for field in head.fields if field[0] not in _REPLACED_IN_RESPONSES)
+    is_empty_stream = head.version == (2, 0) and head.body == 0  # its end says it, and did all the way
+    if head.declared >= 0 and head.status != 204 and not is_empty_stream:
+        fields.append((b"content-length", b"%d" % head.declared))
+    return ResponseBlock(FieldBlock(fields), _has_date(head))
+
+
+def late_fields(is_dated: bool, service_time_ms: int) -> bytes:
+    """What is different each time."""
+    return _service_time(service_time_ms) if is_dated else _service_time(service_time_ms) + _date()
+
+
+@lru_cache(maxsize=1024)
+def _service_time(ms: int) -> bytes:
+    return literal(b"x-envoy-upstream-service-time", b"%d" % ms)
+
+
+def _date() -> bytes:
+    return literal(b"date", formatdate(usegmt=True).encode("ascii"))
 
 
 def rendered_response(head: ResponseHead, service_time_ms: int, http_1_0: bool, close: bool) -> tuple[bytes, Framing]:

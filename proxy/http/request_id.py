@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from typing import Final
 
 _BATCH = 256
 _VARIANTS = "89ab"
@@ -26,3 +27,7 @@ class RequestIds:
         h = self._hex[offset : offset + 32]
         variant = _VARIANTS[int(h[16], 16) & 3]
         return f"{h[:8]}-{h[8:12]}-4{h[13:16]}-{variant}{h[17:20]}-{h[20:]}".encode("ascii")
+
+
+next_id: Final = RequestIds().next
+"""The ids of this process."""

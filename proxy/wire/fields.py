@@ -18,6 +18,16 @@ TOKEN: Final = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]"
 VALUE: Final = rb"[\t -~\x80-\xff]"
 """A character of a field value (RFC 9110 §5.5), HTAB and obs-text included, for use in a pattern."""
 
+TOKEN_IN_LOWER_CASE: Final = rb"[!#$%&'*+\-.^_`|~0-9a-z]++"
+"""A field's name in HTTP/2 (RFC 9113 §8.2.1), and in our heads."""
+
+TRIMMED_VALUE: Final = rb"(?![\t ])" + VALUE + rb"*+(?<![\t ])"
+"""A whole value without blanks around it."""
+
+TARGET: Final = rb"[!\"$-~]"
+"""A character of a request's target: visible ASCII without ``#``, since RFC 9112 §3.2 has no fragment. Percent escapes
+are the origin's to judge."""
+
 FIELD_LINE: Final = TOKEN + rb"++:" + VALUE + rb"*+\r\n"
 
 FIELDS: Final = re.compile(rb"([^:]++):[ \t]*+([^\r]*+)\r\n")
@@ -33,6 +43,8 @@ _RENDERED_NAMES: Final = re.compile(rb"[!#$%&'*+\-.^_`|~0-9a-z,]*+")  # joined w
 AUTHORITY: Final = re.compile(
     rb"(?:\[[0-9A-Fa-f:.]{2,45}\]|(?:[A-Za-z0-9\-._~!$&'()*+;=]|%[0-9A-Fa-f]{2})++)(?::[0-9]{0,5})?"
 )
+
+_MAX_LENGTH_DIGITS: Final = 19  # below 2**63 or so: what every recipient's integers can hold
 
 _BAD_BYTES: Final = re.compile(rb"(?<!\r)\n|\r(?=[^\n])|[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
 
@@ -91,6 +103,15 @@ def refuse_field_line(line: bytes) -> None:
 def list_members(value: bytes) -> list[bytes]:
     """The members of a comma-separated list (RFC 9110 §5.6.1) in lower case; empty ones do not count."""
     return [member for part in value.lower().split(b",") if (member := part.strip(b" \t"))]
+
+
+def parse_length(before: int | None, value: bytes) -> int:
+    """RFC 9112 §6.3: one Content-Length, of digits. A list of equal values could be repaired; it is refused."""
+    if before is not None:
+        raise BadMessage(400, "http1.codec_error", "more than one Content-Length")
+    if not value.isdigit() or len(value) > _MAX_LENGTH_DIGITS:
+        raise BadMessage(400, "http1.codec_error", "Content-Length that is not a number")
+    return int(value)
 
 
 def is_protected(name: bytes) -> bool:

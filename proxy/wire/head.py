@@ -25,6 +25,7 @@ from proxy.wire.fields import (
     FIELD_LINE,
     FIELDS,
     HOP_BY_HOP,
+    TARGET,
     TOKEN,
     TOKENS,
     VALUE,
@@ -32,6 +33,7 @@ from proxy.wire.fields import (
     check_rendered,
     is_protected,
     list_members,
+    parse_length,
     refuse_bytes,
     refuse_field_line,
     refuse_nominations,
@@ -39,10 +41,8 @@ from proxy.wire.fields import (
 )
 from proxy.wire.limits import REQUEST_LIMITS, RESPONSE_LIMITS, Limits
 
-# A target is visible ASCII without "#": RFC 9112 §3.2 has no fragment. Percent escapes are the origin's to judge.
-_TARGET = rb"[!\"$-~]"
 _FIELD_SECTION = rb"(?:" + FIELD_LINE + rb")*+\r\n"
-_REQUEST: Final = re.compile(rb"(" + TOKEN + rb"++) (" + _TARGET + rb"++) HTTP/1\.([01])\r\n" + _FIELD_SECTION)
+_REQUEST: Final = re.compile(rb"(" + TOKEN + rb"++) (" + TARGET + rb"++) HTTP/1\.([01])\r\n" + _FIELD_SECTION)
 _RESPONSE: Final = re.compile(rb"HTTP/1\.([01]) ([1-9][0-9][0-9])( " + VALUE + rb"*+)?\r\n" + _FIELD_SECTION)
 _ABSOLUTE: Final = re.compile(rb"([A-Za-z][A-Za-z0-9+\-.]*+)://([^/?]*+)([^#]*+)")
 _VERSION: Final = re.compile(rb"HTTP/[0-9]\.[0-9]")
@@ -50,7 +50,6 @@ _STATUS_LINE_START: Final = re.compile(rb"HTTP/1\.[01] [1-9][0-9][0-9](?: |\Z)")
 
 _HTTP_1_0: Final = (1, 0)
 _HTTP_1_1: Final = (1, 1)
-_MAX_LENGTH_DIGITS: Final = 19  # below 2**63 or so: what every recipient's integers can hold
 
 # The fields that are read here. All but Expect are left out of the head's ``fields``.
 _OF_REQUESTS: Final = HOP_BY_HOP | {b"content-length", b"expect", b"host"}
@@ -84,7 +83,7 @@ def parse_request_head(block: bytes, limits: Limits = REQUEST_LIMITS) -> Request
         elif name == b"connection":
             connection = value if connection is None else connection + b"," + value
         elif name == b"content-length":
-            length = _length(length, value)
+            length = parse_length(length, value)
         elif name == b"transfer-encoding":
             coding = value if coding is None else coding + b"," + value
         elif name == b"te":
@@ -150,7 +149,7 @@ def parse_response_head(block: bytes, request_method: bytes, limits: Limits = RE
         if name not in _OF_RESPONSES:
             fields.append((name, value))
         elif name == b"content-length":
-            length = _length(length, value)
+            length = parse_length(length, value)
         elif name == b"connection":
             connection = value if connection is None else connection + b"," + value
         elif name == b"transfer-encoding":
@@ -220,15 +219,6 @@ def _refuse_size(line_bytes: int, limits: Limits) -> NoReturn:
     if line_bytes > limits.max_start_line_bytes:
         raise BadMessage(414, "http1.headers_too_large", f"start line over {limits.max_start_line_bytes} bytes")
     raise BadMessage(431, "http1.too_many_headers", f"more than {limits.max_fields} fields")
-
-
-def _length(before: int | None, value: bytes) -> int:
-    """RFC 9112 §6.3: one Content-Length, of digits. A list of equal values could be repaired; it is refused."""
-    if before is not None:
-        raise BadMessage(400, "http1.codec_error", "more than one Content-Length")
-    if not value.isdigit() or len(value) > _MAX_LENGTH_DIGITS:
-        raise BadMessage(400, "http1.codec_error", "Content-Length that is not a number")
-    return int(value)
 
 
 def _refuse_coding(coding: bytes, length: int | None, version: tuple[int, int]) -> None:

@@ -1,4 +1,4 @@
-"""Real servers in a temporary directory, on free loopback ports: nginx, redis, PostgreSQL, HAProxy.
+"""Real servers in a temporary directory, on free loopback ports: nginx, nghttpd, redis, PostgreSQL, HAProxy.
 
 A test that needs a program which is not installed is skipped, and says which.
 """
@@ -105,8 +105,11 @@ class App:
 
 
 class Nginx(App):
-    """HTTP that answers ``hello from nginx`` on ``/`` and a file of ``body_bytes`` on ``/big``; TLS with an
-    identity, mTLS with a client CA as well. ``X-Client`` and ``X-Sni`` of the answer tell what nginx saw.
+    """HTTP that answers ``hello from nginx`` on ``/`` and a file of ``body_bytes`` on ``/big``, and keeps what is PUT
+    below ``/uploads/``; TLS with an identity, mTLS with a client CA as well. ``X-Client`` and ``X-Sni`` of the answer
+    tell what nginx saw.
+
+    ``http2``: HTTP/2 (without TLS, nothing else). ``keepalive_requests``: of one connection, which then ends.
     """
 
     def __init__(
@@ -116,15 +119,20 @@ class Nginx(App):
         identity: Identity | None = None,
         client_ca_pem: str | None = None,
         body_bytes: bytes = b"",
+        http2: bool = False,
+        keepalive_requests: int = 1_000_000,
     ) -> None:
         super().__init__(directory)
         self.binary = find("nginx")
+        self.http2 = http2
+        self.keepalive_requests = keepalive_requests
         self.identity = identity
         self.client_ca_pem = client_ca_pem
         self.body = body_bytes
 
     def prepare(self) -> None:
-        lines = [f"listen 127.0.0.1:{self.port}{' ssl' if self.identity else ''};"]
+        options = " ssl" * (self.identity is not None) + " http2" * self.http2
+        lines = [f"listen 127.0.0.1:{self.port}{options};"]
         if self.identity is not None:
             certificate, key = self._write_identity(self.identity)
             lines += [f"ssl_certificate {certificate};", f"ssl_certificate_key {key};"]
@@ -134,6 +142,7 @@ class Nginx(App):
             client_ca.write_text(self.client_ca_pem)
             lines += [f"ssl_client_certificate {client_ca};", "ssl_verify_client on;", "ssl_verify_depth 3;"]
         (self.directory / "big").write_bytes(self.body)
+        (self.directory / "uploads").mkdir()
         temporary = "\n".join(
             f"    {kind}_temp_path {self.directory}/{kind};"
             for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
@@ -148,12 +157,13 @@ error_log {self.directory}/error.log;
 events {{ worker_connections 2048; }}
 http {{
     access_log off;
-    keepalive_requests 1000000;
+    keepalive_requests {self.keepalive_requests};
 {temporary}
     server {{
         {" ".join(lines)}
         location = / {{ return 200 "hello from nginx"; }}
         location = /big {{ root {self.directory}; }}
+        location /uploads/ {{ root {self.directory}; client_max_body_size 0; dav_methods PUT; }}
     }}
 }}
 """)
@@ -168,6 +178,25 @@ http {{
             "-c",
             str(self.directory / "nginx.conf"),
         ]
+
+
+class Nghttpd(App):
+    """nghttp2's own server, for HTTP/2 and nothing else: files of ``directory``, and what is uploaded comes back. TLS
+    with an identity; ``options`` are nghttpd's.
+    """
+
+    def __init__(self, directory: Path, *options: str, identity: Identity | None = None) -> None:
+        super().__init__(directory)
+        self.binary = find("nghttpd")
+        self.options = options
+        self.identity = identity
+
+    def command(self) -> list[str]:
+        words = [self.binary, "--address=127.0.0.1", f"--htdocs={self.directory}", "--echo-upload", *self.options]
+        if self.identity is None:
+            return [*words, "--no-tls", str(self.port)]
+        certificate, key = self._write_identity(self.identity)
+        return [*words, str(self.port), str(key), str(certificate)]
 
 
 class Redis(App):

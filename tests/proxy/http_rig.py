@@ -6,7 +6,7 @@ import functools
 from typing import Any
 
 from config.plan import Protocol
-from proxy.http.downstream import HttpDownstream
+from proxy.http.h1_downstream import Http1Downstream
 from proxy.outcome import Outcome
 from proxy.stats import HttpStats
 from tests.kit.rawhttp import Wire
@@ -25,10 +25,10 @@ def stats_of(rig: Rig) -> HttpStats:
     return rig.listener.http
 
 
-def connection_of(rig: Rig) -> HttpDownstream:
+def connection_of(rig: Rig) -> Http1Downstream:
     """The only client connection."""
     (connection,) = rig.loop.look(lambda: list(rig.listener.connections))
-    assert isinstance(connection, HttpDownstream)
+    assert isinstance(connection, Http1Downstream)
     return connection
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 
 from config.plan import Access
-from proxy.http.downstream import HttpDownstream
+from proxy.http.h1_downstream import Http1Downstream
 from tests.kit import payload
 from tests.kit.client import Upload
 from tests.kit.origins import Conversation, Origin, always, ok
@@ -26,7 +26,7 @@ def buffered(rig: Rig) -> int:
 
 def is_congested(rig: Rig) -> bool:
     """Whether a client does not take what is written."""
-    return any(isinstance(one, HttpDownstream) and one.congested for one in rig.listener.connections)
+    return any(isinstance(one, Http1Downstream) and one.congested for one in rig.listener.connections)
 
 
 def test_a_client_that_does_not_read(loop: LoopThread) -> None:

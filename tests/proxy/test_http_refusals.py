@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import pytest
 
-from proxy.http import downstream
+from proxy.http import h1_downstream as downstream
 from proxy.outcome import Outcome
 from tests.kit import poll
 from tests.kit.origins import Conversation, Origin, always, ok
@@ -168,8 +168,8 @@ def test_a_client_that_never_takes_the_last_bytes_is_cut_off(one_loop: LoopThrea
         poll.until(lambda: not rig.listener.connections, "the connection to go")
 
 
-def connection_of_now(rig: object) -> downstream.HttpDownstream:
+def connection_of_now(rig: object) -> downstream.Http1Downstream:
     """The only client connection, for use on the loop."""
     (connection,) = rig.listener.connections  # type: ignore[attr-defined]
-    assert isinstance(connection, downstream.HttpDownstream)
+    assert isinstance(connection, downstream.Http1Downstream)
     return connection

@@ -11,41 +11,41 @@ a moment (``LINGER_S``), since closing with unread bytes would reset the connect
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, cast
 
 from proxy.http.exchange import Exchange
-from proxy.http.replies import render_reply
+from proxy.http.h2_downstream import Http2Downstream
+from proxy.http.headers import rendered_response, rendered_switch
+from proxy.http.replies import render_reply, reply_fields
+from proxy.http.timeouts import HEAD_DEADLINE_S, IDLE_TIMEOUT_S, LINGER_S, STREAM_IDLE_TIMEOUT_S
 from proxy.outcome import Outcome
 from proxy.relay import ByteTransport
-from proxy.wire import BadMessage, Field, RequestHead
+from proxy.wire import CHUNKED, NONE, UNTIL_CLOSE, BadMessage, Field, Framing, RequestHead, ResponseHead
+from proxy.wire.body import chunk, last_chunk
 from proxy.wire.h1 import RequestReader
+from proxy.wire.h2 import PREFACE
 
 if TYPE_CHECKING:
     from proxy.listener import Listener
 
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
-HEAD_DEADLINE_S = 60.0
-"""From the first byte of a request's head to its last (408)."""
-IDLE_TIMEOUT_S = 3600.0
-"""Between requests. Envoy's default."""
-STREAM_IDLE_TIMEOUT_S = 300.0
-"""Without a byte either way within an exchange (Envoy's default; a tunnel has ``IDLE_TIMEOUT_S``), or once we close."""
-LINGER_S = 1.0
-"""Envoy's ``delayed_close_timeout``."""
+PREFACE_SIZE = len(PREFACE)
 
 
-class HttpDownstream(asyncio.Protocol):
+class Http1Downstream(asyncio.Protocol):
     """See the module. ``outcome`` is what ended the connection, as far as it was us. ``congested``: the client does not
     take what is written.
     """
 
     __slots__ = (
-        "_bytes_seen", "_closing", "_head_since", "_last_change", "_last_response", "_reader", "_reading_paused",
-        "_request_over", "_waits_for_client", "congested", "exchange", "listener", "now", "outcome", "received",
-        "sent", "started_s", "transport", "tunnel",
+        "_bytes_seen", "_closing", "_framing", "_head_since", "_last_change", "_last_response", "_pending",
+        "_reader", "_reading_paused", "_request_over", "_sniffed", "_waits_for_client", "congested", "exchange",
+        "listener", "now", "outcome", "received", "sent", "started_s", "transport", "tunnel",
     )  # fmt: skip
 
     transport: ByteTransport
+    defers_head = True
 
     def __init__(self, listener: Listener) -> None:
         self.listener = listener
@@ -57,6 +57,9 @@ class HttpDownstream(asyncio.Protocol):
         self.tunnel = False
         self.congested = False
         self._reader = RequestReader(self)
+        self._pending = b""  # a response's head, which waits for the first data
+        self._framing: Framing = NONE
+        self._sniffed = b""  # a beginning that may become the preface of HTTP/2
         self._closing = False
         self._last_response = False
         self._reading_paused = False
@@ -71,11 +74,13 @@ class HttpDownstream(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast("ByteTransport", transport)
         self.started_s = self._last_change = self.listener.opened(self)
-        self.listener.http.downstream_cx_http1_total += 1
 
     def data_received(self, data: bytes) -> None:
-        self.received += len(data)
+        received = self.received
+        self.received = received + len(data)
         if self._closing:
+            return
+        if received < PREFACE_SIZE and self._may_be_http2(received, data):
             return
         try:
             self._reader.receive(data)
@@ -86,6 +91,31 @@ class HttpDownstream(asyncio.Protocol):
             self.pause_reading()
         elif self.exchange is None:
             self._note_head()
+
+    def _may_be_http2(self, received: int, data: bytes) -> bool:
+        """Look at a connection's first bytes: True while they are, or may become, the preface of HTTP/2."""
+        if received and not self._sniffed:
+            return False
+        start = self._sniffed + data
+        if not start.startswith(PREFACE[: len(start)]):
+            if self._sniffed:  # a request after all, which came in pieces
+                self._sniffed = b""
+                self.received = 0
+                self.data_received(start)
+                return True
+            self.listener.http.downstream_cx_http1_total += 1
+            return False
+        self._sniffed = start
+        if len(start) >= PREFACE_SIZE:
+            successor = Http2Downstream(self.listener, self.received - len(start), self.started_s)
+            self.listener.replaced(self, successor)
+            transport = cast("asyncio.Transport", self.transport)
+            transport.set_protocol(successor)
+            successor.connection_made(transport)
+            successor.data_received(start)
+        elif not self._head_since:
+            self._head_since = self.now()
+        return True
 
     def _note_head(self) -> None:
         """Remember when the head that is incomplete began."""
@@ -125,14 +155,14 @@ class HttpDownstream(asyncio.Protocol):
     def pause_writing(self) -> None:
         self.congested = True
         if self.exchange is not None and self.exchange.upstream is not None:
-            self.exchange.upstream.transport.pause_reading()
+            self.exchange.upstream.pause_reading()
 
     def resume_writing(self) -> None:
         self.congested = False
         if self._waits_for_client:
             self._next_request()
         elif self.exchange is not None and self.exchange.upstream is not None:
-            self.exchange.upstream.transport.resume_reading()
+            self.exchange.upstream.resume_reading()
 
     def pause_reading(self) -> None:
         self._reading_paused = True
@@ -149,8 +179,8 @@ class HttpDownstream(asyncio.Protocol):
         self._request_over = False
         self._head_since = 0.0
         if head.expects_continue:
-            self.write(CONTINUE)
-        exchange = self.exchange = Exchange(self, head, self.now())
+            self._write(CONTINUE)
+        exchange = self.exchange = Exchange(self, self.listener, head, self.now())
         exchange.begin()
 
     def on_data(self, data: bytes) -> None:
@@ -175,35 +205,82 @@ class HttpDownstream(asyncio.Protocol):
             if exchange is not None:
                 exchange.status = bad.status
             else:
-                self.listener.refused(self, bad)
-            self.write(render_reply(bad.status, b"", request_id=None, close=True))
+                self.listener.refused(bad)
+            self._answer(bad.status, b"")
         if exchange is not None:
             exchange.cancel(Outcome.REQUEST_REFUSED)
         self._say_goodbye(linger=True)
 
+    def _answer(self, status: int, body: bytes) -> None:
+        """The last word to a client without a request that could be told apart."""
+        self._write(render_reply(status, reply_fields(bool(body), None), body, close=True))
+
     # Responses
 
-    def write(self, data: bytes) -> None:
+    def _write(self, data: bytes) -> None:
         self.sent += len(data)
         self.transport.write(data)
-
-    def write_all(self, pieces: list[bytes]) -> None:
-        self.sent += sum(map(len, pieces))
-        self.transport.writelines(pieces)
 
     def is_last(self, head: RequestHead) -> bool:
         """Whether the connection ends with the response to this request."""
         return self._last_response or not head.keep_alive or not self.listener.listening
 
-    def close_after(self) -> None:
-        """The response that is being made is the last one."""
-        self._last_response = True
+    def response_head(self, head: ResponseHead, elapsed_ms: int) -> None:
+        exchange = self.exchange
+        assert exchange is not None
+        request = exchange.head
+        if not exchange.request_ended:
+            self._last_response = True  # the rest of the request will not be read
+        is_last = self._last_response or not request.keep_alive or not self.listener.listening
+        self._pending, self._framing = rendered_response(head, elapsed_ms, request.version == (1, 0), is_last)
+        if self._framing == UNTIL_CLOSE:
+            self._last_response = True
+
+    def response_data(self, data: bytes) -> None:
+        pending = self._pending
+        if self._framing == CHUNKED and not self.tunnel:
+            size, data, end = chunk(data)
+            self.sent += len(pending) + len(size) + len(data) + len(end)
+            self.transport.writelines([pending + size, data, end])
+        else:
+            if pending:
+                data = pending + data
+            self.sent += len(data)
+            self.transport.write(data)
+        self._pending = b""
+
+    def response_flush(self) -> None:
+        if self._pending:
+            self._write(self._pending)
+            self._pending = b""
+
+    def response_end(self, trailers: Sequence[Field] | None) -> None:
+        tail = self._pending
+        if self._framing == CHUNKED:
+            tail += last_chunk(trailers)
+        if tail:
+            self._write(tail)
+            self._pending = b""
+
+    def retract_head(self) -> bool:
+        waits = bool(self._pending)
+        self._pending = b""
+        return waits
+
+    def reply(self, status: int, fields: list[Field], body: bytes) -> None:
+        exchange = self.exchange
+        assert exchange is not None
+        if not exchange.request_ended:
+            self._last_response = True
+        self._pending = b""
+        close = self.is_last(exchange.head)
+        self._write(render_reply(status, fields, body, close=close, without_body=exchange.head.method == b"HEAD"))
 
     def exchange_over(self) -> None:
         """The response has gone out whole."""
         exchange, self.exchange = self.exchange, None
         assert exchange is not None
-        if self.is_last(exchange.head):
+        if self._last_response or not exchange.head.keep_alive or not self.listener.listening:
             if not self._request_over:
                 self.listener.http.downstream_rq_response_before_rq_complete += 1
             self._say_goodbye(linger=not self._request_over)
@@ -254,7 +331,8 @@ class HttpDownstream(asyncio.Protocol):
 
     # Upgrades
 
-    def switch_protocol(self) -> None:
+    def switch_protocol(self, head: ResponseHead) -> None:
+        self._write(rendered_switch(head))
         self.tunnel = True
         self._reader.switch_protocol()
         self.resume_reading()
@@ -298,7 +376,7 @@ class HttpDownstream(asyncio.Protocol):
         if self._head_since and now - self._head_since > HEAD_DEADLINE_S:
             stats.downstream_rq_header_timeout += 1
             self.outcome = Outcome.HEAD_TIMEOUT
-            self.write(render_reply(408, b"request header timeout", request_id=None, close=True))
+            self._answer(408, b"request header timeout")
             self._say_goodbye(linger=True)
             return
         exchange = self.exchange

@@ -14,7 +14,7 @@ from collections import Counter, deque
 from typing import TYPE_CHECKING
 
 from proxy.balance import Endpoint
-from proxy.http.upstream import HttpUpstream
+from proxy.http.h1_upstream import Http1Upstream
 from proxy.outcome import Outcome
 from proxy.tasks import spawn
 
@@ -23,12 +23,12 @@ if TYPE_CHECKING:
     from proxy.http.exchange import Exchange
 
 
-class HttpPool:
+class Http1Pool:
     """See the module."""
 
     def __init__(self, cluster: Cluster) -> None:
         self.cluster = cluster
-        self._connections: set[HttpUpstream] = set()
+        self._connections: set[Http1Upstream] = set()
         self._waiting: deque[Exchange] = deque()
         self._dialling = 0
         self._closed = False
@@ -40,7 +40,7 @@ class HttpPool:
         if endpoint is not None:
             idle = endpoint.idle
             while idle:
-                connection: HttpUpstream = idle.pop()
+                connection: Http1Upstream = idle.pop()
                 if not connection.retired and not connection.transport.is_closing():
                     exchange.start(connection)
                     return
@@ -64,7 +64,7 @@ class HttpPool:
     async def _dial(self, endpoint: Endpoint | None) -> None:
         policy = self.cluster.plan.tls
         try:
-            result = await self.cluster.dial(lambda chosen: HttpUpstream(self, chosen, policy), endpoint)
+            result = await self.cluster.dial(lambda chosen: Http1Upstream(self, chosen, policy), endpoint)
         except Exception:  # a fault of ours, which the task logs: nobody must wait for it for ever
             self._fail_one(Outcome.UPSTREAM_CONNECT_FAILED)
             raise
@@ -89,14 +89,14 @@ class HttpPool:
                 return exchange
         return None
 
-    def opened(self, connection: HttpUpstream) -> None:
+    def opened(self, connection: Http1Upstream) -> None:
         self._connections.add(connection)
         self.cluster.connections.add(connection)
         self.cluster.stats.upstream_cx_http1_total += 1
         connection.retired = self._is_outdated(connection)  # the plan may have changed while it was dialled
         self.release(connection)
 
-    def release(self, connection: HttpUpstream) -> None:
+    def release(self, connection: Http1Upstream) -> None:
         """``connection`` is free: for whoever waits, else for the next request to its endpoint."""
         exchange = self._next_waiting() if self._waiting and not connection.retired else None
         if exchange is not None:
@@ -106,7 +106,12 @@ class HttpPool:
         else:
             connection.endpoint.idle.append(connection)
 
-    def lost(self, connection: HttpUpstream, outcome: Outcome | None) -> None:
+    def interim(self, status: int) -> None:
+        """Account for a 1xx response, which goes no further."""
+        codes = self.cluster.stats.codes
+        codes[status] = codes.get(status, 0) + 1
+
+    def lost(self, connection: Http1Upstream, outcome: Outcome | None) -> None:
         self._connections.discard(connection)
         self.cluster.closed(connection, outcome)
         idle = connection.endpoint.idle
@@ -126,7 +131,7 @@ class HttpPool:
             if self._is_outdated(connection):
                 self._retire(connection)
 
-    def _is_outdated(self, connection: HttpUpstream) -> bool:
+    def _is_outdated(self, connection: Http1Upstream) -> bool:
         cluster = self.cluster
         return connection.policy != cluster.plan.tls or connection.endpoint not in cluster.balancer
 
@@ -136,7 +141,7 @@ class HttpPool:
         for connection in tuple(self._connections):
             self._retire(connection)
 
-    def _retire(self, connection: HttpUpstream) -> None:
+    def _retire(self, connection: Http1Upstream) -> None:
         connection.retired = True
         if connection.exchange is None:
             connection.close()

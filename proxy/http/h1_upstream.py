@@ -10,35 +10,39 @@ from __future__ import annotations
 
 import asyncio
 import ssl
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, cast
 
 from proxy.balance import Endpoint
 from proxy.dialled import ClusterConnection, Idleness
-from proxy.http.headers import asks_for_upgrade
+from proxy.http.headers import asks_for_upgrade, rendered_request
+from proxy.http.request_id import next_id
 from proxy.outcome import Outcome
 from proxy.relay import ByteTransport
-from proxy.wire import UNTIL_CLOSE, BadMessage, Field, ResponseHead
+from proxy.wire import CHUNKED, UNTIL_CLOSE, BadMessage, Field, ResponseHead
+from proxy.wire.body import chunk, last_chunk
 from proxy.wire.h1 import ResponseReader
 from tls.handshake import Refused
 
 if TYPE_CHECKING:
     from proxy.http.exchange import Exchange
-    from proxy.http.pool import HttpPool
+    from proxy.http.h1_pool import Http1Pool
     from tls.policy import Origination
 
 
-class HttpUpstream(ClusterConnection):
+class Http1Upstream(ClusterConnection):
     """``retired``: not to be used again after the exchange that it may be in. ``served`` counts its exchanges."""
 
     __slots__ = (
         "_abandoned", "_congested", "_finished", "_keep", "_pool", "_reader", "_received_before", "_trailers",
         "_tunnel", "connected", "ended", "endpoint", "exchange", "failure", "idleness", "opened_s", "policy",
-        "received", "retired", "sent_bytes", "served", "transport",
+        "received", "retired", "sent_bytes", "served", "transport", "wants_end",
     )  # fmt: skip
 
     transport: ByteTransport
+    may_refuse = False
 
-    def __init__(self, pool: HttpPool, endpoint: Endpoint, policy: Origination | None) -> None:
+    def __init__(self, pool: Http1Pool, endpoint: Endpoint, policy: Origination | None) -> None:
         self._pool = pool
         self.endpoint = endpoint
         self.policy = policy
@@ -58,6 +62,7 @@ class HttpUpstream(ClusterConnection):
         self.received = 0
         self.sent_bytes = 0
         self.served = 0
+        self.wants_end = False
         self.idleness = Idleness()
 
     @property
@@ -97,27 +102,42 @@ class HttpUpstream(ClusterConnection):
 
     # Requests
 
-    def begin(self, exchange: Exchange, head: bytes, method: bytes) -> None:
-        """Send a request's head and take what comes next for its response."""
+    def begin(self, exchange: Exchange) -> None:
         self.exchange = exchange
         self.served += 1
         self._received_before = self.received
-        self._reader.next_message(method)
-        self.sent_bytes += len(head)
-        self.transport.write(head)
+        head = exchange.head
+        self._reader.next_message(head.method)
+        self.wants_end = head.body == CHUNKED
+        rendered = rendered_request(head, self.endpoint.authority)
+        request_id = exchange.request_id
+        if request_id is None:
+            request_id = exchange.request_id = rendered.request_id or next_id()
+        block = rendered.before + request_id + rendered.after
+        self.sent_bytes += len(block)
+        self.transport.write(block)
+
+    @property
+    def reuses(self) -> bool:
+        return self.served > 1
 
     @property
     def is_untouched(self) -> bool:
-        """Whether not one byte has come in answer to the request."""
         return self.received == self._received_before
 
     def send(self, data: bytes) -> None:
+        if self.wants_end and not self._tunnel:
+            pieces = chunk(data)
+            self.sent_bytes += sum(map(len, pieces))
+            self.transport.writelines(list(pieces))
+        else:
+            self.sent_bytes += len(data)
+            self.transport.write(data)
+
+    def send_end(self, trailers: Sequence[Field] | None) -> None:
+        data = last_chunk(trailers)
         self.sent_bytes += len(data)
         self.transport.write(data)
-
-    def send_all(self, pieces: tuple[bytes, ...]) -> None:
-        self.sent_bytes += sum(map(len, pieces))
-        self.transport.writelines(list(pieces))
 
     def cancel(self) -> None:
         """The exchange is over before its response: the connection cannot be used any more."""
@@ -129,14 +149,23 @@ class HttpUpstream(ClusterConnection):
     def pause_writing(self) -> None:
         self._congested = True
         if self.exchange is not None:
-            self.exchange.downstream.pause_reading()
+            self.exchange.client.pause_reading()
 
     def resume_writing(self) -> None:
         self._congested = False
         if self.exchange is not None:
-            self.exchange.downstream.resume_reading()
+            self.exchange.client.resume_reading()
+
+    def write_eof(self) -> None:
+        self.transport.write_eof()
 
     # Responses
+
+    def pause_reading(self) -> None:
+        self.transport.pause_reading()
+
+    def resume_reading(self) -> None:
+        self.transport.resume_reading()
 
     def data_received(self, data: bytes) -> None:
         self.received += len(data)
@@ -154,7 +183,7 @@ class HttpUpstream(ClusterConnection):
         if self._finished:
             self._finish()
         else:
-            exchange.flush()
+            exchange.client.response_flush()
 
     def eof_received(self) -> bool:
         self.ended = True
@@ -184,7 +213,8 @@ class HttpUpstream(ClusterConnection):
             self._tunnel = True
             exchange.switched(head)
             self._reader.switch_protocol()
-        # Other interim responses end here, as in Envoy: 100 was answered by us already.
+        else:  # ends here, as in Envoy: 100 was answered by us already
+            self._pool.interim(head.status)
 
     def on_data(self, data: bytes) -> None:
         assert self.exchange is not None
@@ -206,7 +236,7 @@ class HttpUpstream(ClusterConnection):
         self._trailers = None
         self.exchange = None
         if self._keep and exchange.request_ended and not self._congested and not self._reader.pending:
-            if exchange.downstream.congested:
+            if exchange.client.congested:
                 self.transport.resume_reading()  # that client is slow to take the response: no matter of the next one
             self._pool.release(self)
         else:

@@ -1,0 +1,176 @@
+"""The HTTP/2 connections of a cluster: one for each endpoint, more where its streams run out.
+
+Each request asks the balancer for its endpoint and takes a stream of a connection to it. Where none has room the
+request waits, and a connection is dialled, one at a time for each endpoint: what a burst needs is streams, not
+connections. Should the dialler have passed over the endpoint, those who wait follow to the one that it found.
+
+A connection is retired, which is to say closed after the last of its exchanges, when the origin says GOAWAY, when its
+endpoint has left the service, or when TLS is now asked for on other terms.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from typing import TYPE_CHECKING
+
+from proxy.balance import Endpoint
+from proxy.http.h2_upstream import Http2Upstream, OriginStream
+from proxy.outcome import Outcome
+from proxy.tasks import spawn
+
+if TYPE_CHECKING:
+    from proxy.cluster import Cluster
+    from proxy.http.exchange import Exchange
+
+
+MAX_CONNECTIONS_PER_ENDPOINT = 8
+
+
+class Http2Pool:
+    """See the module. ``Endpoint.idle`` holds the connections that have room, the one to be used next at the end."""
+
+    def __init__(self, cluster: Cluster) -> None:
+        self.cluster = cluster
+        self._connections: set[Http2Upstream] = set()
+        self._waiting: dict[Endpoint | None, deque[Exchange]] = {}
+        self.waiting_count = 0
+        self._dialling: set[Endpoint | None] = set()
+        self._closed = False
+
+    def lease(self, exchange: Exchange) -> None:
+        """Find ``exchange`` a stream: at once, or when there is one, it is started; or it fails."""
+        endpoint = self.cluster.balancer.pick(exchange.began_s)
+        if endpoint is not None:
+            idle = endpoint.idle
+            while idle:
+                connection: Http2Upstream = idle[-1]
+                if connection.has_room:
+                    exchange.start(OriginStream(connection))
+                    return
+                connection.is_pooled = False
+                idle.pop()
+        self._wait(exchange, endpoint)
+
+    def _wait(self, exchange: Exchange, endpoint: Endpoint | None) -> None:
+        stats, plan = self.cluster.stats, self.cluster.plan
+        if self.waiting_count >= plan.max_pending_requests:
+            stats.upstream_rq_pending_overflow += 1
+            exchange.fail(Outcome.OVERFLOW)
+            return
+        stats.upstream_rq_pending_total += 1
+        stats.upstream_rq_pending_active += 1
+        self.waiting_count += 1
+        self._waiting.setdefault(endpoint, deque()).append(exchange)
+        self._dial_for(endpoint)
+
+    def _dial_for(self, endpoint: Endpoint | None) -> None:
+        if endpoint in self._dialling:
+            return
+        if endpoint is not None:
+            open_ones = sum(
+                connection.endpoint is endpoint and not connection.retired for connection in self._connections
+            )
+            if open_ones >= MAX_CONNECTIONS_PER_ENDPOINT:
+                return  # they wait for a stream of those that exist
+            if open_ones and self.cluster.is_full:
+                self.cluster.stats.upstream_cx_overflow += 1  # so do they
+                return
+        self._dialling.add(endpoint)
+        spawn(self._dial(endpoint), f"dial {self.cluster.plan.name}")
+
+    async def _dial(self, endpoint: Endpoint | None) -> None:
+        policy = self.cluster.plan.tls
+        result: Http2Upstream | Outcome = Outcome.UPSTREAM_CONNECT_FAILED
+        try:
+            result = await self.cluster.dial(lambda chosen: Http2Upstream(self, chosen, policy), endpoint)
+        finally:  # also after a fault of ours, which the task logs: nobody must wait for it for ever
+            self._dialling.discard(endpoint)
+            if isinstance(result, Outcome):
+                self._fail_all(endpoint, result)
+        if isinstance(result, Http2Upstream):
+            if result.endpoint is not endpoint:
+                self._serve(endpoint, result)
+            if endpoint in self._waiting:  # there are more than one connection has streams
+                self._dial_for(endpoint)
+
+    def _fail_all(self, endpoint: Endpoint | None, outcome: Outcome) -> None:
+        for exchange in self._waiting.pop(endpoint, ()):
+            self.waiting_count -= 1
+            self.cluster.stats.upstream_rq_pending_active -= 1
+            if not exchange.over:
+                self.cluster.stats.upstream_rq_pending_failure_eject += 1
+                exchange.fail(outcome)
+
+    def _serve(self, endpoint: Endpoint | None, connection: Http2Upstream) -> None:
+        """Start those who wait for ``endpoint`` on ``connection``, as far as it has room."""
+        waiting = self._waiting.get(endpoint)
+        while waiting and connection.has_room:
+            exchange = waiting.popleft()
+            self.waiting_count -= 1
+            self.cluster.stats.upstream_rq_pending_active -= 1
+            if not exchange.over:
+                exchange.start(OriginStream(connection))
+        if waiting is not None and not waiting:
+            self._waiting.pop(endpoint, None)
+
+    def opened(self, connection: Http2Upstream) -> None:
+        self._connections.add(connection)
+        self.cluster.connections.add(connection)
+        self.cluster.stats.upstream_cx_http2_total += 1
+        if self._is_outdated(connection) or self._closed:  # the plan may have changed while it was dialled
+            self._serve(connection.endpoint, connection)
+            connection.retire()
+        else:
+            self.has_room(connection)
+
+    def has_room(self, connection: Http2Upstream) -> None:
+        """A stream of ``connection`` is free: for whoever waits, else for the next request to its endpoint."""
+        if self.waiting_count:
+            self._serve(connection.endpoint, connection)
+        if connection.has_room and not connection.is_pooled:
+            connection.is_pooled = True
+            connection.endpoint.idle.append(connection)
+
+    def interim(self, status: int) -> None:
+        """Account for a 1xx response, which goes no further."""
+        codes = self.cluster.stats.codes
+        codes[status] = codes.get(status, 0) + 1
+
+    def retired(self, connection: Http2Upstream) -> None:
+        """``connection`` takes no new exchanges."""
+        if connection.is_pooled:
+            connection.is_pooled = False
+            connection.endpoint.idle.remove(connection)
+
+    def lost(self, connection: Http2Upstream, outcome: Outcome | None) -> None:
+        self._connections.discard(connection)
+        self.retired(connection)
+        self.cluster.closed(connection, outcome)
+        if self.waiting_count:  # a place has become free
+            for endpoint in tuple(self._waiting):
+                self._dial_for(endpoint)
+
+    def active_requests(self) -> Counter[Endpoint]:
+        """How many requests each endpoint is working on."""
+        counts: Counter[Endpoint] = Counter()
+        for connection in self._connections:
+            counts[connection.endpoint] += len(connection.engine.streams)
+        return counts
+
+    def retire_outdated(self) -> None:
+        """After a change of the plan or of a name's addresses."""
+        for connection in tuple(self._connections):
+            if self._is_outdated(connection):
+                self.retired(connection)
+                connection.retire()
+
+    def _is_outdated(self, connection: Http2Upstream) -> bool:
+        cluster = self.cluster
+        return connection.policy != cluster.plan.tls or connection.endpoint not in cluster.balancer
+
+    def close(self) -> None:
+        """No listener uses the cluster any more: connections go now, or after their exchanges."""
+        self._closed = True
+        for connection in tuple(self._connections):
+            self.retired(connection)
+            connection.retire()

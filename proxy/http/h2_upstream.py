@@ -1,0 +1,319 @@
+"""A pooled connection to an endpoint, speaking HTTP/2: many exchanges at a time, each on a stream of its own.
+
+    Http2Upstream    the connection: bytes to and from the engine, and what becomes of it
+    OriginStream     a stream as an exchange sees it
+
+What is to be sent is collected while the loop works through what has arrived, from however many clients, and written
+once per turn.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, cast
+
+from config.plan import Protocol
+from proxy.balance import Endpoint
+from proxy.dialled import ClusterConnection, Idleness
+from proxy.http.headers import request_block, request_id_field
+from proxy.http.request_id import next_id
+from proxy.outcome import Outcome
+from proxy.relay import ByteTransport
+from proxy.wire import NONE, BadMessage, Field, ResponseHead
+from proxy.wire.h2 import CLIENT_SETTINGS, RESPONSE_LIMITS, Broken, Connection, ErrorCode, Stream
+from tls.handshake import Refused
+
+if TYPE_CHECKING:
+    from proxy.http.exchange import Exchange
+    from proxy.http.h2_pool import Http2Pool
+    from tls.policy import Origination
+
+REFILL_INTERVAL_S = 5.0
+
+
+class OriginStream(Stream):
+    """One request and its response. ``wants_end``: the request has a body, whose end is to be said."""
+
+    __slots__ = ("_grpc_status", "_is_untouched", "_owner", "_speaks_grpc", "endpoint", "exchange", "wants_end")
+
+    may_refuse = True
+    ended = False  # an upgrade is not known to HTTP/2
+
+    def __init__(self, connection: Http2Upstream) -> None:
+        super().__init__()
+        self._owner = connection
+        self._is_untouched = True
+        self._speaks_grpc = connection.speaks_grpc
+        self._grpc_status: bytes | None = None
+        self.endpoint = connection.endpoint
+        self.exchange: Exchange | None = None
+        self.wants_end = False
+
+    @property
+    def reuses(self) -> bool:
+        return self._owner.served > 1
+
+    @property
+    def is_untouched(self) -> bool:
+        return self._is_untouched
+
+    # The exchange
+
+    def begin(self, exchange: Exchange) -> None:
+        self.exchange = exchange
+        head = exchange.head
+        connection = self._owner
+        connection.served += 1
+        rendered = request_block(head, self.endpoint.authority, connection.scheme)
+        request_id = exchange.request_id
+        if request_id is None:
+            request_id = exchange.request_id = rendered.request_id or next_id()
+        is_whole = head.body == NONE or head.body == 0
+        self.wants_end = not is_whole
+        connection.engine.open(self, head.method, rendered.block, request_id_field(request_id), is_whole)
+
+    def send(self, data: bytes) -> None:
+        self.send_data(data)
+        if self.queued and self.exchange is not None:
+            self.exchange.client.pause_reading()
+
+    def send_end(self, trailers: Sequence[Field] | None) -> None:
+        self.send_trailers(trailers or ())
+
+    def cancel(self) -> None:
+        self.exchange = None
+        self.reset(ErrorCode.CANCEL)
+
+    def pause_reading(self) -> None:
+        self.pause()
+
+    def resume_reading(self) -> None:
+        self.resume()
+
+    def write_eof(self) -> None:
+        raise RuntimeError("HTTP/2 has no tunnels")
+
+    def close(self) -> None:
+        raise RuntimeError("HTTP/2 has no tunnels")
+
+    # The engine
+
+    def on_head(self, head: ResponseHead) -> None:
+        self._is_untouched = False
+        exchange = self.exchange
+        assert exchange is not None
+        if head.status < 200:
+            self._owner.pool.interim(head.status)
+            return
+        if self._speaks_grpc and (head.body == NONE or head.body == 0):
+            self._grpc_status = next((value for name, value in head.fields if name == b"grpc-status"), None)
+        exchange.response_head(head)
+        if exchange.client.defers_head:
+            self._owner.deferred.append(exchange)
+
+    def on_data(self, data: bytes) -> None:
+        if self.exchange is not None:
+            self.exchange.response_data(data)
+
+    def on_end(self, trailers: list[Field] | None) -> None:
+        exchange, self.exchange = self.exchange, None
+        if exchange is None:
+            return
+        if not self.local_ended:
+            self.reset(ErrorCode.NO_ERROR)  # the origin wants no more of the request
+        if self._speaks_grpc and trailers:
+            self._grpc_status = next((value for name, value in trailers if name == b"grpc-status"), None)
+        exchange.response_end(trailers, self._grpc_status)
+
+    def on_reset(self, code: ErrorCode, unprocessed: bool) -> None:
+        exchange, self.exchange = self.exchange, None
+        if exchange is None:
+            return
+        connection = self._owner
+        if self.fault is not None:
+            exchange.upstream_broke(BadMessage(502, "http2.violation.of.messaging.rule", self.fault))
+        elif connection.broken is not None:
+            exchange.upstream_broke(connection.broken)
+        elif connection.lost is not None:
+            exchange.upstream_lost(connection.lost)
+        elif code == ErrorCode.PROTOCOL_ERROR:
+            exchange.upstream_broke(BadMessage(502, "http2.remote_reset", "the origin calls the request malformed"))
+        else:
+            is_refused = code == ErrorCode.REFUSED_STREAM
+            outcome = Outcome.UPSTREAM_STREAM_REFUSED if is_refused else Outcome.UPSTREAM_STREAM_RESET
+            exchange.upstream_lost(outcome, unprocessed=unprocessed)
+
+    def on_drained(self) -> None:
+        if self.exchange is not None:
+            self.exchange.client.resume_reading()
+
+
+class Http2Upstream(ClusterConnection):
+    """``retired``: takes no new exchanges, and closes after those that it carries. ``served`` counts its exchanges.
+    ``is_pooled``: the pool's list of those with room has it. ``broken``: how the origin broke the protocol. ``lost``:
+    what took the connection away.
+    """
+
+    __slots__ = (
+        "_abandoned", "_flush_due", "_loop", "_receiving", "_refill", "broken", "connected", "deferred", "ended",
+        "endpoint", "engine", "failure", "idleness", "is_pooled", "lost", "opened_s", "policy", "pool", "received",
+        "retired", "scheme", "sent_bytes", "served", "speaks_grpc", "transport",
+    )  # fmt: skip
+
+    transport: ByteTransport
+
+    def __init__(self, pool: Http2Pool, endpoint: Endpoint, policy: Origination | None) -> None:
+        self.pool = pool
+        self.endpoint = endpoint
+        self.policy = policy
+        self.scheme = b"http" if policy is None else b"https"
+        self.speaks_grpc = pool.cluster.plan.protocol is Protocol.GRPC
+        self.engine = Connection(self, None, CLIENT_SETTINGS, RESPONSE_LIMITS)
+        self.deferred: list[Exchange] = []
+        """Exchanges whose heads came in this read, and wait for data."""
+        self._loop = asyncio.get_running_loop()
+        self._abandoned = False
+        self._receiving = False
+        self._flush_due = False
+        self._refill: asyncio.TimerHandle | None = None
+        self.connected = False
+        self.ended = False
+        self.is_pooled = False
+        self.retired = False
+        self.broken: BadMessage | None = None
+        self.lost: Outcome | None = None
+        self.failure: Exception | None = None
+        self.received = 0
+        self.sent_bytes = 0
+        self.served = 0
+        self.idleness = Idleness()
+
+    @property
+    def sent(self) -> int:
+        return self.sent_bytes
+
+    # Life
+
+    def abandon(self) -> None:
+        self._abandoned = True
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = cast("ByteTransport", transport)
+        if self._abandoned:
+            self.transport.abort()
+            return
+        self.connected = True
+        self.engine.start()
+        self._schedule_refill()
+        self.pool.opened(self)
+
+    def _schedule_refill(self) -> None:
+        self._refill = self._loop.call_later(REFILL_INTERVAL_S, self._refill_budgets)
+
+    def _refill_budgets(self) -> None:
+        self.engine.refill()
+        self._schedule_refill()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if not self.connected:
+            return
+        self.failure = exc
+        self.retired = True
+        if self._refill is not None:
+            self._refill.cancel()
+        is_tls = isinstance(exc, (ssl.SSLError, Refused))
+        self.lost = Outcome.UPSTREAM_TLS_FAILED if is_tls else Outcome.UPSTREAM_CLOSED
+        self.pool.lost(self, self.lost if is_tls else None)
+        self.engine.abandon()
+
+    def close(self) -> None:
+        """Say goodbye and end. For a connection without exchanges."""
+        self.retired = True
+        self.engine.go_away()
+        self._flush()
+        self.transport.close()
+
+    def retire(self) -> None:
+        """Take no new exchanges; close now, or after the last of those that run."""
+        self.retired = True
+        if not self.engine.streams:
+            self.close()
+
+    def idle_out(self) -> None:
+        if not self.engine.streams:
+            self.close()
+
+    @property
+    def has_room(self) -> bool:
+        """Whether another exchange can begin."""
+        return not self.retired and self.engine.can_open and not self.transport.is_closing()
+
+    # Bytes
+
+    def data_received(self, data: bytes) -> None:
+        self.received += len(data)
+        self._receiving = True
+        try:
+            self.engine.receive(data)
+        except Broken as broken:
+            self._break(broken)
+            return
+        finally:
+            self._receiving = False
+        if self.deferred:
+            self._flush_heads()
+        if self.engine.out:
+            self._flush()
+
+    def _flush_heads(self) -> None:
+        deferred, self.deferred = self.deferred, []
+        for exchange in deferred:
+            if not exchange.over:
+                exchange.client.response_flush()
+
+    def _break(self, broken: Broken) -> None:
+        """The origin broke the protocol: every exchange here is over, and the connection."""
+        self.broken = BadMessage(502, "http2.protocol_error", broken.detail)
+        self.retired = True
+        self._flush()
+        self.engine.abandon()
+        self.transport.close()
+
+    def eof_received(self) -> bool:
+        self.ended = True
+        return False
+
+    def pause_writing(self) -> None:
+        self.engine.pause()
+
+    def resume_writing(self) -> None:
+        self.engine.resume()
+
+    def _flush(self) -> None:
+        self._flush_due = False
+        pieces = self.engine.take()
+        if pieces and not self.transport.is_closing():
+            block = b"".join(pieces)
+            self.sent_bytes += len(block)
+            self.transport.write(block)
+
+    # The engine
+
+    def on_output(self) -> None:
+        if not self._receiving and not self._flush_due:
+            self._flush_due = True
+            self._loop.call_soon(self._flush)
+
+    def on_goaway(self) -> None:
+        self.pool.cluster.stats.upstream_cx_close_notify += 1
+        self.pool.retired(self)
+        self.retire()
+
+    def on_capacity(self) -> None:
+        if self.retired:
+            if not self.engine.streams and not self.transport.is_closing():
+                self.close()
+        elif not self.is_pooled or self.pool.waiting_count:
+            self.pool.has_room(self)
