@@ -62,7 +62,13 @@ SecretLookup = Callable[[str, str], bytes | None]
 class ServiceCompiler:
     """Compiles services against one state of the world: secrets, time, and the system's CA file, read at most once."""
 
-    def __init__(self, secret: SecretLookup, now: datetime, environ: Mapping[str, str], extensions: Extensions) -> None:
+    def __init__(
+        self,
+        secret: SecretLookup,
+        now: datetime,
+        environ: Mapping[str, str],
+        extensions: Extensions | None = None,
+    ) -> None:
         self._secret = secret
         self._now = now
         self._environ = environ

@@ -14,6 +14,7 @@ import struct
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from typing import NamedTuple
 
 from dns.rcode import Rcode
 from dns.rdataclass import RdataClass
@@ -36,6 +37,9 @@ _TYPE_AND_CLASS = struct.Struct("!HH")
 _OPT = struct.Struct("!BHHIH")
 _RECORD = struct.Struct("!HHHIH")
 _TTL = struct.Struct("!I")
+_OPTS = tuple(_OPT.pack(0, RdataType.OPT, MAX_UDP_REPLY_BYTES, flags, 0) for flags in (0, DNSSEC_OK))
+"""The OPT records of our replies, without and with DNSSEC OK."""
+_IN, _OPT_TYPE = int(RdataClass.IN), int(RdataType.OPT)  # comparing with a member of an enum costs 0.2 µs
 _POINTER = 0xC000
 """A compression pointer is this and an offset (RFC 1035 section 4.1.4)."""
 _NOBODY = b"\x06nobody\x07invalid\x00"
@@ -54,8 +58,7 @@ class Refused(Exception):
         self.reply = reply
 
 
-@dataclass(frozen=True, slots=True)
-class Query:
+class Query(NamedTuple):
     """A question that may be answered. ``name`` is its name in wire format, lower case; ``question`` is the question
     as the client wrote it. ``opt`` is the OPT record of the reply, empty for a client without EDNS.
     """
@@ -121,13 +124,13 @@ def parse(data: bytes, *, over_tcp: bool = False) -> Query:
     except (ValueError, IndexError, struct.error) as exc:
         raise _refused(ident, flags, Rcode.FORMERR) from exc
     question = data[HEADER.size : after]
-    opt = _OPT.pack(0, RdataType.OPT, MAX_UDP_REPLY_BYTES, DNSSEC_OK * dnssec_ok, 0) if additionals else b""
+    opt = _OPTS[dnssec_ok] if additionals else b""
     if version:
         # RFC 6891 section 6.1.3: the upper bits of the RCODE BADVERS (16) are the first byte of the OPT's TTL.
         raise _refused(
             ident, flags, Rcode.BADVERS, question, _OPT.pack(0, RdataType.OPT, MAX_UDP_REPLY_BYTES, 1 << 24, 0)
         )
-    if qclass != RdataClass.IN or not _may_be_asked(qtype):
+    if qclass != _IN or not _may_be_asked(qtype):
         raise _refused(ident, flags, Rcode.REFUSED, question, opt)
     room = MAX_TCP_REPLY_BYTES if over_tcp else min(max(room, MIN_UDP_REPLY_BYTES), MAX_UDP_REPLY_BYTES)
     name = data[HEADER.size : end].lower()  # the bytes of lengths are below "A"
@@ -228,7 +231,7 @@ def _read_opt(data: bytes, at: int) -> tuple[int, int, bool]:
     """
     root, rdtype, room, more, rdata_bytes = _OPT.unpack_from(data, at)
     at += _OPT.size
-    if root or rdtype != RdataType.OPT or len(data) != at + rdata_bytes:
+    if root or rdtype != _OPT_TYPE or len(data) != at + rdata_bytes:
         raise ValueError("not one OPT record at the end")
     while at < len(data):
         _, length = _TYPE_AND_CLASS.unpack_from(data, at)
@@ -242,7 +245,7 @@ def _may_be_asked(qtype: int) -> bool:
     """Types of data. Not the rest (RFC 6895 section 3.1): zone transfers and ANY copy more than a stub resolver has
     use for, and the others are no questions.
     """
-    return (0 < qtype < 128 and qtype != RdataType.OPT) or qtype > 255
+    return (0 < qtype < 128 and qtype != _OPT_TYPE) or qtype > 255
 
 
 def _refused(ident: int, flags: int, rcode: Rcode, question: bytes = b"", opt: bytes = b"") -> Refused:

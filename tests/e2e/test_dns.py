@@ -293,6 +293,7 @@ def test_a_route_of_somebody_else_stays() -> None:
         (f"ip link set lo down; {VIPS} up", "the loopback interface is down"),
         (f"{VIPS} up --vip-cidr 0.0.0.0/0", "0.0.0.0/0 is too large"),
     ],
+    ids=["capability", "interface", "size"],
 )
 def test_vips_says_what_is_missing(script: str, says: str) -> None:
     done = vips(script)

@@ -16,7 +16,7 @@ import pytest
 
 from tests.kit.koguma import Finished, environment
 
-RUN_S = 20.0
+RUN_S = 50.0
 
 
 def require() -> None:

@@ -44,6 +44,8 @@ from tests.proxy.dns_rig import (
 T = TypeVar("T")
 Run = Callable[[Coroutine[Any, Any, T]], T]
 A = "@ 60 IN A 127.0.0.9"
+WAIT_S = 0.4
+"""For a resolver that is silent, before the next one, which must answer within it, is asked."""
 SOA = "example.test. 600 IN SOA ns.example.test. admin.example.test. 1 2 3 4 20"
 
 
@@ -70,9 +72,11 @@ class Clock:
 
 
 class World:
-    """A forwarder without sockets in front of it, its clock in hand."""
+    """A forwarder without sockets in front of it, its clock in hand. Resolvers have time enough to answer, unless the
+    test is about their silence.
+    """
 
-    def __init__(self, *upstreams: Upstream, total_timeout_s: float = 2.0) -> None:
+    def __init__(self, *upstreams: Upstream, try_timeout_s: float = 10.0, total_timeout_s: float = 20.0) -> None:
         self.clock = Clock()
         self.stats = DnsStats()
         self.forwarder = Forwarder(
@@ -81,7 +85,7 @@ class World:
             self.stats,
             Throttle(self.clock),
             self.clock,
-            try_timeout_s=0.05,
+            try_timeout_s=try_timeout_s,
             total_timeout_s=total_timeout_s,
         )
 
@@ -98,10 +102,12 @@ class World:
         return dns.message.from_wire(reply(query, answer))
 
 
-def one_resolver(script: Script, test: Callable[[World, Upstream], Coroutine[Any, Any, T]]) -> T:
+def one_resolver(
+    script: Script, test: Callable[[World, Upstream], Coroutine[Any, Any, T]], *, try_timeout_s: float = 10.0
+) -> T:
     async def all_of_it() -> T:
         async with upstream(script) as server:
-            return await test(World(server), server)
+            return await test(World(server, try_timeout_s=try_timeout_s), server)
 
     return run_once(all_of_it())
 
@@ -256,21 +262,23 @@ def test_the_opt_of_the_resolver_stays_behind() -> None:
 
 
 @pytest.mark.parametrize(
-    "script",
+    ("script", "waits"),
     [
-        pytest.param(silence, id="silence"),
-        pytest.param(answering(rcode=Rcode.SERVFAIL), id="SERVFAIL"),
-        pytest.param(answering(rcode=Rcode.REFUSED), id="REFUSED"),
-        pytest.param(lambda query, _: query.to_wire()[:2] + b"\x81\x80" + b"\xff" * 20, id="malformed"),
+        pytest.param(silence, True, id="silence"),
+        pytest.param(answering(rcode=Rcode.SERVFAIL), False, id="SERVFAIL"),
+        pytest.param(answering(rcode=Rcode.REFUSED), False, id="REFUSED"),
+        pytest.param(lambda query, _: query.to_wire()[:2] + b"\x81\x80" + b"\xff" * 20, False, id="malformed"),
         pytest.param(
-            lambda query, _: dns.message.make_response(dns.message.make_query("x.test", "A")).to_wire(), id="?"
+            lambda query, _: dns.message.make_response(dns.message.make_query("x.test", "A")).to_wire(),
+            True,
+            id="to another question",
         ),
     ],
 )
-def test_the_next_resolver_is_asked(script: Script) -> None:
+def test_the_next_resolver_is_asked(script: Script, waits: bool) -> None:
     async def test() -> None:
         async with upstream(script) as bad, upstream(answering(A)) as good:
-            world = World(bad, good)
+            world = World(bad, good, try_timeout_s=WAIT_S if waits else 10.0)
             assert addresses(await world.ask()) == ["127.0.0.9"]
             assert world.stats.upstream_failures == 1
             await world.ask("other.example.test")
@@ -297,7 +305,7 @@ def test_a_resolver_that_recovers_is_first_again() -> None:
 def test_no_resolver_answers() -> None:
     async def test() -> None:
         async with upstream(silence) as one, upstream(silence) as two:
-            world = World(one, two)
+            world = World(one, two, try_timeout_s=0.05)
             assert (await world.ask()).rcode() == Rcode.SERVFAIL
             assert (len(one.asked), len(two.asked)) == (2, 2), "the silent are asked again"
             assert world.stats.upstream_unanswered == 1
@@ -338,9 +346,9 @@ def test_whatever_a_resolver_says(tail: bytes, is_header_sound: bool) -> None:
         return start + tail
 
     async def test(world: World, server: Upstream) -> None:
-        await asyncio.wait_for(world.ask(), 5)
+        await asyncio.wait_for(world.ask(), 20)
 
-    one_resolver(script, test)
+    one_resolver(script, test, try_timeout_s=0.05)
 
 
 # Bounds
@@ -389,7 +397,7 @@ def test_one_client_that_fails_keeps_nothing_from_the_others() -> None:
         query = parse(dns.message.make_query("www.example.test", "A").to_wire())
         asyncio.get_running_loop().set_exception_handler(lambda *_: None)
         world.forwarder.ask(query, lambda _: 1 / 0)  # type: ignore[arg-type]
-        assert (await asyncio.wait_for(world.start(), 5)).counts == (1, 0, 0)
+        assert (await asyncio.wait_for(world.start(), 20)).counts == (1, 0, 0)
 
     one_resolver(answering(A), test)
 
