@@ -1,5 +1,14 @@
 """Endpoints of a service from a text file, one HOST:PORT on a line, read again when it changes.
 
+    type: MeshExternalService
+    mesh: default
+    name: listed
+    spec:
+      match: {port: 8080, protocol: tcp}
+      extension:
+        type: file                                # the name of the entry point
+        config: {path: /etc/koguma/listed.txt}    # whatever the extension understands
+
 The whole contract is in `proxy/extensions/api.py` of Koguma; nothing of it has to be imported.
 """
 
