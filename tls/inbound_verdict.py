@@ -115,7 +115,7 @@ def wrong_trust_domain(
 def ended(identity: SpiffeId, presented: Sequence[bytes]) -> Verdict:
     return Verdict(
         Cause.EXPIRED,
-        f"the certificate of {identity}, or one above it, has expired",
+        f"the certificate of {identity} has expired",
         chain=_facts(presented),
         advice="ask the peer to renew its certificate",
     )

@@ -112,13 +112,12 @@ class SvidJudge:
         bundle = self.bundles.get(identity.trust_domain)
         if bundle is None:
             raise Refused(verdict.unknown_trust_domain(identity, self.bundles, presented))
+        if certificate.not_valid_after_utc < now:  # OpenSSL has asked the clock, but not for a resumed session
+            raise Refused(verdict.ended(identity, presented))
         proven = _piece_up_to(bundle, path) or verify_against(bundle, certificate, presented[1:], now)
         if proven is None:
             raise Refused(verdict.wrong_trust_domain(identity, self.bundles, path[-1:], presented))
-        until = min(one.not_valid_after_utc for one in proven)
-        if until < now:  # OpenSSL asked the clock a moment ago, and a resumed session not at all
-            raise Refused(verdict.ended(identity, presented))
-        return Peer(identity, certificate_sha256(leaf), until)
+        return Peer(identity, certificate_sha256(leaf), until=min(one.not_valid_after_utc for one in proven))
 
 
 def certificate_sha256(der: bytes) -> str:
