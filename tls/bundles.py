@@ -105,7 +105,7 @@ class TrustBundles:
         return tuple(domain for domain, bundle in self.by_domain.items() if anchor in bundle.anchors)
 
 
-def parse_bundle(domain: str, pem: bytes, source: str, now: datetime) -> tuple[TrustBundle, list[str]]:
+def parse_bundle(domain: str, pem: bytes, source: str) -> tuple[TrustBundle, list[str]]:
     """The bundle in a PEM text, every block of it read; and warnings.
 
     What cannot be meant is refused (:class:`MaterialError`): a private key, a block that is no certificate (a CRL among
@@ -134,7 +134,6 @@ def parse_bundle(domain: str, pem: bytes, source: str, now: datetime) -> tuple[T
             notes.append(f"{facts.subject}: PEM block {count} {fault}: left out")
             continue
         anchors[der] = None
-        notes += validity_warnings(facts, now)
         notes += _weaknesses(certificate, facts)
         if _is_ambiguous(certificate, names):
             notes.append(
@@ -147,6 +146,11 @@ def parse_bundle(domain: str, pem: bytes, source: str, now: datetime) -> tuple[T
             "no CA certificate in it: at least one PEM block CERTIFICATE is needed" if not count else notes[-1],
         )
     return TrustBundle(domain, tuple(anchors), (source,)), notes
+
+
+def validity_of(bundle: TrustBundle, now: datetime) -> list[str]:
+    """What there is to say of anchors that are not valid now."""
+    return [note for facts in bundle.certificates for note in validity_warnings(facts, now)]
 
 
 @lru_cache(maxsize=512)

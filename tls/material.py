@@ -195,7 +195,7 @@ def parse_client(chain_pem: bytes, key_pem: bytes, source: str, now: datetime) -
     ]
     if not chain:
         raise MaterialError("clientCert", "no certificate in it: at least one PEM block CERTIFICATE is needed")
-    key = _load_key(key_pem)
+    key = load_private_key(key_pem, "clientKey")
     owner = next((index for index, cert in enumerate(chain) if _public(cert) == _public(key)), None)
     if owner is None:
         raise MaterialError("clientKey", "the private key does not belong to the certificate in clientCert")
@@ -258,23 +258,24 @@ def _serial(certificate: x509.Certificate) -> int:
     return certificate.serial_number
 
 
-def _load_key(pem: bytes) -> PrivateKey:
-    keys = [(label, block) for label, block in pem_blocks(pem, "clientKey") if label.endswith("PRIVATE KEY")]
+def load_private_key(pem: bytes, which: str) -> PrivateKey:
+    """The one private key in a PEM text. Raises :class:`MaterialError`."""
+    keys = [(label, block) for label, block in pem_blocks(pem, which) if label.endswith("PRIVATE KEY")]
     if not keys:
-        raise MaterialError("clientKey", "no private key in it: a PEM block PRIVATE KEY is needed")
+        raise MaterialError(which, "no private key in it: a PEM block PRIVATE KEY is needed")
     if len(keys) > 1:
-        raise MaterialError("clientKey", f"{len(keys)} private keys in it: exactly one is needed")
+        raise MaterialError(which, f"{len(keys)} private keys in it: exactly one is needed")
     label, block = keys[0]
     # PKCS#8 says it in the label, the traditional form in a header (RFC 1421 §4.6.1.1).
     if label == "ENCRYPTED PRIVATE KEY" or b"Proc-Type: 4,ENCRYPTED" in block:
-        raise MaterialError("clientKey", "the private key is encrypted: give it without a passphrase")
+        raise MaterialError(which, "the private key is encrypted: give it without a passphrase")
     try:
         key = load_pem_private_key(block, password=None)
     except (ValueError, TypeError, UnsupportedAlgorithm):
         # The cause is left out on purpose: nothing that has read a key gets near a traceback.
-        raise MaterialError("clientKey", "the private key cannot be read") from None
+        raise MaterialError(which, "the private key cannot be read") from None
     if not isinstance(key, PrivateKey):
-        raise MaterialError("clientKey", "the private key is not RSA, EC or Ed25519")
+        raise MaterialError(which, "the private key is not RSA, EC or Ed25519")
     return key
 
 

@@ -22,7 +22,7 @@ INBOUND = MESH_CA.leaf("spiffe://mesh.test/workload/inbound")
 
 def bundle(domain: str, *authorities: Authority) -> TrustBundle:
     pem = "".join(authority.pem for authority in authorities)
-    return parse_bundle(domain, pem.encode(), f"MeshTrust {domain}", now())[0]
+    return parse_bundle(domain, pem.encode(), f"MeshTrust {domain}")[0]
 
 
 def accepting(

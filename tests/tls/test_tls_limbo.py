@@ -182,7 +182,7 @@ def test_paths_of_the_second_verifier(case: Case) -> None:
     at = datetime.fromisoformat(case["validation_time"]) if case["validation_time"] else now()
     intermediates = [ssl.PEM_cert_to_DER_cert(pem) for pem in case["untrusted_intermediates"]]
     try:
-        bundle, _ = parse_bundle("limbo", "".join(case["trusted_certs"]).encode(), "limbo", at)
+        bundle, _ = parse_bundle("limbo", "".join(case["trusted_certs"]).encode(), "limbo")
         path = verify_against(
             bundle, load_certificate(ssl.PEM_cert_to_DER_cert(case["peer_certificate"])), intermediates, at
         )
