@@ -83,7 +83,7 @@ class TrustBundles:
         by_domain = {
             domain: TrustBundle(domain, tuple(anchors[domain]), tuple(sources[domain])) for domain in sorted(anchors)
         }
-        return cls(by_domain, _digest(by_domain.values()))
+        return cls(by_domain, _digest(by_domain.values())) if by_domain else cls()
 
     def __hash__(self) -> int:
         return hash(self.digest)
