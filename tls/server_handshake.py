@@ -51,6 +51,10 @@ class Accepted:
     resumed: bool
     peer: Peer
     leaf: bytes
+    renegotiation_allowed: bool = False
+
+    def remember(self, now: datetime) -> None:
+        """The client keeps the session; there is nothing to save here."""
 
 
 class ServerHandshake:

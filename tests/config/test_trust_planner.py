@@ -61,7 +61,7 @@ class World:
         self.state = tmp_path / "state" / "identity"
         self.file = tmp_path / "dp.yaml"
         self.loader = Loader()
-        self.planner = Planner(Settings({"PEM": SECRET_CA.pem}, identity_dir=self.state))
+        self.planner = Planner(Settings({"PEM": SECRET_CA.pem}, identity_dir=self.state, serves_mtls=True))
         self.now = NOW
         self.dataplane({"port": 8080, "servicePort": 8081}, {"port": 9090, "servicePort": 9091, "protocol": "http"})
 
@@ -180,6 +180,12 @@ def test_other_meshes_are_none_of_its_business(world: World) -> None:
     world.write(*({**document, "mesh": "other"} for document in (identity(), trust("zone-2", "zone-2", ZONE_2))))
     assert world.plan().trust.by_domain == {}
     assert world.listener().acceptance is None
+
+
+def test_where_mtls_is_not_served_nothing_opens(world: World) -> None:
+    world.planner = Planner(Settings({}, identity_dir=world.state))
+    world.write(identity())
+    assert world.refuses("mTLS is not served on inbounds by this version")
 
 
 # Selection
