@@ -67,6 +67,11 @@ class IdentityDesk:
         self._given: dict[Key, tuple[tuple[bytes, bytes], Authority]] = {}
         self._issued: tuple[object, Svid] | None = None
 
+    @property
+    def keeps(self) -> bool:
+        """Whether an authority that we make outlives the process."""
+        return self._directory is not None
+
     def retain(self, documents: Iterable[Document]) -> None:
         """Forget the authorities of identities that are no longer there."""
         keys = {document.key for document in documents}

@@ -148,10 +148,6 @@ class Settings:
     """The set may be a part of the real one (``validate``): what is missing from it is a warning."""
     identity_dir: Path | None = None
     """Where the CAs that we make are kept; ``None``: nowhere, they are lost with the planner."""
-    serves_mtls: bool = False
-    """Whether whoever applies the plan accepts mTLS, and plans again when ``IdentityPlan.renew_at`` has come. If not,
-    an inbound that demands mTLS does not open.
-    """
 
 
 class Planner:
@@ -316,7 +312,7 @@ class Planner:
         draft = _Draft(document)
         self._plan_outbounds(draft, dataplane, self._access(dataplane.mesh, current))
         terms = self._trust.terms(self._good, current, dataplane, lambda mesh, name: secrets.get((mesh, name)), now)
-        _plan_inbounds(draft, dataplane, terms, serves_mtls=self._settings.serves_mtls)
+        _plan_inbounds(draft, dataplane, terms)
         draft.problems.extend(terms.problems)
         settings = self._settings
         port = settings.admin_port
@@ -411,7 +407,7 @@ class _Draft:
         self.problems.append(self._document.problem(field, message, severity))
 
 
-def _plan_inbounds(draft: _Draft, dataplane: Dataplane, terms: InboundTerms, *, serves_mtls: bool) -> None:
+def _plan_inbounds(draft: _Draft, dataplane: Dataplane, terms: InboundTerms) -> None:
     networking = dataplane.networking
     for index, inbound in enumerate(networking.inbound):
         field = f"networking.inbound[{index}]"
@@ -426,8 +422,6 @@ def _plan_inbounds(draft: _Draft, dataplane: Dataplane, terms: InboundTerms, *, 
             acceptance, refusal = terms.acceptance(inbound), terms.refusal
         except MaterialError as error:
             acceptance, refusal = None, error.message
-        if acceptance is not None and not serves_mtls:
-            refusal = "mTLS is not served on inbounds by this version"
         if refusal is not None:
             message = f"the inbound is not opened: {refusal}, and plaintext would not be what you asked for"
             draft.object(field, message, Severity.WARNING)

@@ -33,6 +33,9 @@ class IdMatch:
     type: MatchType
     value: str
 
+    def __str__(self) -> str:
+        return self.value if self.type is MatchType.EXACT else f"{self.value}*"
+
     def covers(self, identity: str) -> bool:
         if self.type is MatchType.EXACT:
             return identity == self.value

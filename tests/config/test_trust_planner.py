@@ -61,7 +61,7 @@ class World:
         self.state = tmp_path / "state" / "identity"
         self.file = tmp_path / "dp.yaml"
         self.loader = Loader()
-        self.planner = Planner(Settings({"PEM": SECRET_CA.pem}, identity_dir=self.state, serves_mtls=True))
+        self.planner = Planner(Settings({"PEM": SECRET_CA.pem}, identity_dir=self.state))
         self.now = NOW
         self.dataplane({"port": 8080, "servicePort": 8081}, {"port": 9090, "servicePort": 9091, "protocol": "http"})
 
@@ -182,10 +182,13 @@ def test_other_meshes_are_none_of_its_business(world: World) -> None:
     assert world.listener().acceptance is None
 
 
-def test_where_mtls_is_not_served_nothing_opens(world: World) -> None:
-    world.planner = Planner(Settings({}, identity_dir=world.state))
+def test_an_authority_that_is_kept_nowhere_is_told_of(world: World) -> None:
+    world.planner = Planner(Settings({}))
     world.write(identity())
-    assert world.refuses("mTLS is not served on inbounds by this version")
+    (problem,) = world.planned().problems
+    assert (problem.field, problem.is_error) == ("spec.provider.bundled.autogenerate", False)
+    assert "--state-dir" in problem.message
+    assert diff(world.plan(), world.plan()) == []
 
 
 # Selection
