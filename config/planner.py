@@ -8,14 +8,15 @@ what was good before); services whose document and secrets did not change are no
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from enum import StrEnum
 from functools import cached_property
 from ipaddress import ip_address
-from pathlib import PurePath
+from pathlib import Path, PurePath
 
+from config.identity import IdentityDesk
 from config.load import Document, Key, Loaded
 from config.plan import (
     Access,
@@ -40,8 +41,9 @@ from config.resources.names import is_ip
 from config.resources.registry import KINDS
 from config.resources.secret import GlobalSecret, Secret
 from config.services import Compiled, ServiceCompiler, Unusable
-
-IDENTITY_KINDS = frozenset({"MeshIdentity", "MeshTLS"})
+from config.trust import KINDS as TRUST_KINDS
+from config.trust import InboundTerms, TrustPlanner
+from tls.material import MaterialError
 
 
 class Health(StrEnum):
@@ -144,6 +146,8 @@ class Settings:
     admin_port: int | None = None
     partial: bool = False
     """The set may be a part of the real one (``validate``): what is missing from it is a warning."""
+    identity_dir: Path | None = None
+    """Where the CAs that we make are kept; ``None``: nowhere, they are lost with the planner."""
 
 
 class Planner:
@@ -155,6 +159,7 @@ class Planner:
         self._policies = PolicyBook()
         self._selection: Selection | None = None
         self._in_force: dict[Key, InForce] = {}
+        self._trust = TrustPlanner(IdentityDesk(settings.identity_dir, settings.environ), partial=settings.partial)
 
     def plan(self, resources: Loaded, dataplane: Loaded | None, now: datetime) -> Planned:
         problems = [*resources.problems, *(p for d in resources.documents for p in d.problems)]
@@ -190,8 +195,9 @@ class Planner:
             states.append(_row(key, good.document, Health.STALE, (), self._on_terms(key)))
         plan = None
         if dataplane is not None:
-            found, plan = self._dataplane_plan(resources, current)
+            found, plan = self._dataplane_plan(current, secrets, now)
             problems.extend(found)
+            states = _with_problems(states, found)
         return Planned(plan, tuple(problems), tuple(states))
 
     # What was good
@@ -295,7 +301,9 @@ class Planner:
             self._dataplane = fresh[0]
         return problems
 
-    def _dataplane_plan(self, resources: Loaded, current: Mapping[Key, Document]) -> tuple[list[Problem], Plan | None]:
+    def _dataplane_plan(
+        self, current: Mapping[Key, Document], secrets: Mapping[tuple[str, str], bytes], now: datetime
+    ) -> tuple[list[Problem], Plan | None]:
         document = self._dataplane
         if document is None:
             return [], None
@@ -303,8 +311,9 @@ class Planner:
         assert isinstance(dataplane, Dataplane)
         draft = _Draft(document)
         self._plan_outbounds(draft, dataplane, self._access(dataplane.mesh, current))
-        unmet = sorted({d.kind for d in resources.documents if d.kind in IDENTITY_KINDS})
-        _plan_inbounds(draft, dataplane, unmet)
+        terms = self._trust.terms(self._good, current, dataplane, lambda mesh, name: secrets.get((mesh, name)), now)
+        _plan_inbounds(draft, dataplane, terms)
+        draft.problems.extend(terms.problems)
         settings = self._settings
         port = settings.admin_port
         if port is None and dataplane.networking.admin is not None and dataplane.networking.admin.port:
@@ -316,6 +325,8 @@ class Planner:
             listeners=draft.listeners,
             clusters=draft.clusters,
             admin=AdminPlan(settings.admin_address, port if port is not None else AdminPlan().port),
+            identity=terms.identity,
+            trust=terms.bundles,
         )
         return draft.problems, plan
 
@@ -396,8 +407,7 @@ class _Draft:
         self.problems.append(self._document.problem(field, message, severity))
 
 
-def _plan_inbounds(draft: _Draft, dataplane: Dataplane, unmet: list[str]) -> None:
-    """``unmet``: kinds in the set that ask for mTLS on inbounds, which then must not be opened in plaintext."""
+def _plan_inbounds(draft: _Draft, dataplane: Dataplane, terms: InboundTerms) -> None:
     networking = dataplane.networking
     for index, inbound in enumerate(networking.inbound):
         field = f"networking.inbound[{index}]"
@@ -408,11 +418,12 @@ def _plan_inbounds(draft: _Draft, dataplane: Dataplane, unmet: list[str]) -> Non
             message = f'"{bind}" is a name: give the inbound an IP address to listen on'
             draft.object(f"{field}.address", message, Severity.WARNING)
             continue
-        if unmet:
-            message = (
-                f"{' and '.join(unmet)} ask for mTLS, which this version does not offer on inbounds: "
-                "the inbound is not opened, since plaintext would not be what you asked for"
-            )
+        try:
+            acceptance, refusal = terms.acceptance(inbound), terms.refusal
+        except MaterialError as error:
+            acceptance, refusal = None, error.message
+        if refusal is not None:
+            message = f"the inbound is not opened: {refusal}, and plaintext would not be what you asked for"
             draft.object(field, message, Severity.WARNING)
             continue
         listener, cluster = _inbound(dataplane, inbound, networking)
@@ -420,9 +431,27 @@ def _plan_inbounds(draft: _Draft, dataplane: Dataplane, unmet: list[str]) -> Non
             message = f'"{inbound.section}" is already the name of another inbound: give it one of its own'
             draft.object(field, message)
             continue
-        message = f"{listener.bind} accepts plaintext: there is no MeshIdentity"
-        draft.object(field, message, Severity.WARNING)
+        if acceptance is None:
+            draft.object(field, f"{listener.bind} accepts plaintext: {terms.warning}", Severity.WARNING)
+        else:
+            listener = replace(listener, acceptance=acceptance, permissions=terms.permissions(inbound))
         draft.add(listener, cluster)
+
+
+def _with_problems(rows: list[ResourceState], problems: Iterable[Problem]) -> list[ResourceState]:
+    """The rows of resources that are right by themselves, and of which something was found later."""
+    found: dict[tuple[str, str, str, str], list[Problem]] = {}
+    for problem in problems:
+        if problem.type in TRUST_KINDS:
+            found.setdefault((problem.type, problem.mesh, problem.name, problem.file), []).append(problem)
+    return [_with_problem(row, found.get((row.kind, row.mesh, row.name, row.file), ())) for row in rows]
+
+
+def _with_problem(row: ResourceState, problems: Sequence[Problem]) -> ResourceState:
+    if not problems:
+        return row
+    is_broken = row.health is Health.GOOD and any(problem.is_error for problem in problems)
+    return replace(row, health=Health.BROKEN if is_broken else row.health, problems=(*row.problems, *problems))
 
 
 def _meta(document: Document) -> Meta:

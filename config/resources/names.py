@@ -17,6 +17,11 @@ DNS_1035_TEXT = (
     "validation is '[a-z]([-a-z0-9]*[a-z0-9])?')"
 )
 
+DNS_1123_TEXT = (
+    "invalid characters. A lowercase RFC 1123 subdomain must consist of lower case alphanumeric characters, '-' or "
+    "'.', and must start and end with an alphanumeric character"
+)
+
 
 def is_ip(text: str) -> bool:
     """As Go's ``net.ParseIP``: no zone, no leading zeros."""
