@@ -8,10 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from datetime import datetime
 from enum import StrEnum
 from ipaddress import IPv4Address, IPv6Address
 from typing import TypeVar
 
+from tls.acceptance import Acceptance
+from tls.bundles import TrustBundles
+from tls.permissions import Permissions
 from tls.policy import Origination
 
 
@@ -180,6 +184,10 @@ class ListenerPlan:
     access: Access = Access.ALLOW
     request_headers_timeout_s: float = 60.0
     """From the first byte of a request to the end of its head; 0 is no limit."""
+    acceptance: Acceptance | None = None
+    """On an inbound: mTLS as it is demanded. ``None``: plaintext."""
+    permissions: Permissions | None = None
+    """On an inbound with mTLS: which identities may pass. ``None``: every verified one."""
 
     bind_to_port: bool = True
     """Off: connections come only from a listener with ``original_dst``."""
@@ -225,6 +233,18 @@ class ProxyIdentity:
 
 
 @dataclass(frozen=True, slots=True)
+class IdentityPlan:
+    """Who this proxy is: a SPIFFE ID, the MeshIdentity that says so (a KRI), and when its certificate ends and is due
+    for renewal. ``None`` there: it has no certificate.
+    """
+
+    id: str
+    resource: str
+    not_after: datetime | None = None
+    renew_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Plan:
     """Everything that runs. Keys of the mappings are the names of their values."""
 
@@ -234,6 +254,9 @@ class Plan:
     admin: AdminPlan = AdminPlan()
     names: Mapping[str, NamePlan] = field(default_factory=dict)
     """The hostnames at which the application finds the services: what a DNS server for it answers."""
+    identity: IdentityPlan | None = None
+    trust: TrustBundles = field(default_factory=TrustBundles)
+    """By whose CA certificates peers are judged."""
 
 
 Part = ListenerPlan | ClusterPlan

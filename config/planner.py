@@ -15,10 +15,11 @@ from enum import StrEnum
 from functools import cached_property
 from ipaddress import ip_address
 from itertools import chain
-from pathlib import PurePath
+from pathlib import Path, PurePath
 
 from config.extension import NOTHING, Extensions, NoExtensions, Supplied
 from config.hostnames import age, with_defaults
+from config.identity import IdentityDesk
 from config.load import Document, Key, Loaded
 from config.naming import Named, Naming, ServiceStatus
 from config.plan import (
@@ -58,9 +59,10 @@ from config.resources.registry import KINDS
 from config.resources.secret import GlobalSecret, Secret
 from config.resources.shape import is_port
 from config.services import Compiled, ServiceCompiler, Unusable
+from config.trust import KINDS as TRUST_KINDS
+from config.trust import InboundTerms, TrustPlanner
 from config.vips import DEFAULT_CIDR, Address, Lease, Ledger, Network, parse_pools
-
-IDENTITY_KINDS = frozenset({"MeshIdentity", "MeshTLS"})
+from tls.material import MaterialError
 
 
 class Health(StrEnum):
@@ -188,6 +190,8 @@ class Settings:
     leases: tuple[Lease, ...] = ()
     """The virtual IPs that were given away before."""
     extensions: Extensions = field(default_factory=NoExtensions)
+    identity_dir: Path | None = None
+    """Where the CAs that we make are kept; ``None``: nowhere, they are lost with the planner."""
 
 
 class Planner:
@@ -206,6 +210,7 @@ class Planner:
         self._policies = PolicyBook()
         self._selection: Selection | None = None
         self._in_force: dict[Key, InForce] = {}
+        self._trust = TrustPlanner(IdentityDesk(settings.identity_dir, settings.environ), partial=settings.partial)
 
     def plan(self, resources: Loaded, dataplane: Loaded | None, now: datetime) -> Planned:
         problems = [*resources.problems, *(p for d in resources.documents for p in d.problems)]
@@ -243,8 +248,9 @@ class Planner:
         self._show(states, named, problems)
         plan = None
         if dataplane is not None:
-            found, plan = self._dataplane_plan(resources, current, named)
+            found, plan = self._dataplane_plan(current, secrets, now, named)
             problems.extend(found)
+            _add_problems(states, found)
         return Planned(plan, tuple(problems), tuple(states.values()), self._extended(current, plan))
 
     def _extended(self, current: Mapping[Key, Document], plan: Plan | None) -> dict[Key, Extension]:
@@ -400,7 +406,11 @@ class Planner:
         return problems
 
     def _dataplane_plan(
-        self, resources: Loaded, current: Mapping[Key, Document], named: Named
+        self,
+        current: Mapping[Key, Document],
+        secrets: Mapping[tuple[str, str], bytes],
+        now: datetime,
+        named: Named,
     ) -> tuple[list[Problem], Plan | None]:
         document = self._dataplane
         if document is None:
@@ -411,8 +421,9 @@ class Planner:
         access = self._access(dataplane.mesh, current)
         self._plan_outbounds(draft, dataplane, access)
         self._plan_vips(draft, dataplane, access, named, current)
-        unmet = sorted({d.kind for d in resources.documents if d.kind in IDENTITY_KINDS})
-        _plan_inbounds(draft, dataplane, unmet)
+        terms = self._trust.terms(self._good, current, dataplane, lambda mesh, name: secrets.get((mesh, name)), now)
+        _plan_inbounds(draft, dataplane, terms)
+        draft.problems.extend(terms.problems)
         settings = self._settings
         port = settings.admin_port
         if port is None and dataplane.networking.admin is not None and dataplane.networking.admin.port:
@@ -425,6 +436,8 @@ class Planner:
             clusters=draft.clusters,
             admin=AdminPlan(settings.admin_address, port if port is not None else AdminPlan().port),
             names=draft.names,
+            identity=terms.identity,
+            trust=terms.bundles,
         )
         return draft.problems, plan
 
@@ -555,8 +568,7 @@ class _Draft:
         self.problems.append(self._document.problem(field, message, severity))
 
 
-def _plan_inbounds(draft: _Draft, dataplane: Dataplane, unmet: list[str]) -> None:
-    """``unmet``: kinds in the set that ask for mTLS on inbounds, which then must not be opened in plaintext."""
+def _plan_inbounds(draft: _Draft, dataplane: Dataplane, terms: InboundTerms) -> None:
     networking = dataplane.networking
     for index, inbound in enumerate(networking.inbound):
         field = f"networking.inbound[{index}]"
@@ -567,11 +579,12 @@ def _plan_inbounds(draft: _Draft, dataplane: Dataplane, unmet: list[str]) -> Non
             message = f'"{bind}" is a name: give the inbound an IP address to listen on'
             draft.object(f"{field}.address", message, Severity.WARNING)
             continue
-        if unmet:
-            message = (
-                f"{' and '.join(unmet)} ask for mTLS, which this version does not offer on inbounds: "
-                "the inbound is not opened, since plaintext would not be what you asked for"
-            )
+        try:
+            acceptance, refusal = terms.acceptance(inbound), terms.refusal
+        except MaterialError as error:
+            acceptance, refusal = None, error.message
+        if refusal is not None:
+            message = f"the inbound is not opened: {refusal}, and plaintext would not be what you asked for"
             draft.object(field, message, Severity.WARNING)
             continue
         listener, cluster = _inbound(dataplane, inbound, networking)
@@ -579,9 +592,29 @@ def _plan_inbounds(draft: _Draft, dataplane: Dataplane, unmet: list[str]) -> Non
             message = f'"{inbound.section}" is already the name of another inbound: give it one of its own'
             draft.object(field, message)
             continue
-        message = f"{listener.bind} accepts plaintext: there is no MeshIdentity"
-        draft.object(field, message, Severity.WARNING)
+        if acceptance is None:
+            draft.object(field, f"{listener.bind} accepts plaintext: {terms.warning}", Severity.WARNING)
+        else:
+            listener = replace(listener, acceptance=acceptance, permissions=terms.permissions(inbound))
         draft.add(listener, cluster)
+
+
+def _add_problems(rows: dict[Key, ResourceState], problems: Iterable[Problem]) -> None:
+    """To the rows of resources that are right by themselves, and of which something was found later."""
+    found: dict[tuple[str, str, str, str], list[Problem]] = {}
+    for problem in problems:
+        if problem.type in TRUST_KINDS:
+            found.setdefault((problem.type, problem.mesh, problem.name, problem.file), []).append(problem)
+    if found:
+        for key, row in rows.items():
+            rows[key] = _with_problem(row, found.get((row.kind, row.mesh, row.name, row.file), ()))
+
+
+def _with_problem(row: ResourceState, problems: Sequence[Problem]) -> ResourceState:
+    if not problems:
+        return row
+    is_broken = row.health is Health.GOOD and any(problem.is_error for problem in problems)
+    return replace(row, health=Health.BROKEN if is_broken else row.health, problems=(*row.problems, *problems))
 
 
 def _meta(document: Document) -> Meta:

@@ -16,7 +16,7 @@ from config.extension import NOTHING, Extensions, NoExtensions, Supplied
 from config.plan import ClusterPlan, DnsTarget, EndpointPlan, IpTarget, Protocol, Target, UnixTarget
 from config.problems import Severity
 from config.resources.datasource import DataSource
-from config.resources.meshexternalservice import Endpoint, Extension, MeshExternalService, Tls, TlsVersion
+from config.resources.meshexternalservice import Endpoint, Extension, MeshExternalService, Tls, TlsVersion, Version
 from config.resources.names import is_ip
 from config.resources.shape import check
 from tls.context import quiet_context
@@ -126,7 +126,7 @@ class ServiceCompiler:
 
     def _origination(self, service: MeshExternalService, tls: Tls, warnings: list[tuple[str, str]]) -> Origination:
         mode = tls.mode
-        minimum, maximum = _versions(tls)
+        minimum, maximum = tls_versions(tls.version)
         anchors = client = None
         if tls.ca_cert is not None and mode.checks_chain:
             anchors = self._anchors(service, tls.ca_cert, warnings)
@@ -213,10 +213,10 @@ def _unusable(exc: MaterialError) -> Unusable:
     return Unusable(f"{VERIFICATION}.{exc.which}", f"could not load {exc.which}: {exc.message}")
 
 
-def _versions(tls: Tls) -> tuple[TLSVersion, TLSVersion]:
+def tls_versions(version: Version) -> tuple[TLSVersion, TLSVersion]:
     """``TLSAuto`` is 1.2 to 1.3, stretched where only the other end was given and lies outside."""
-    minimum = VERSIONS.get(tls.version_min)
-    maximum = VERSIONS.get(tls.version_max)
+    minimum = VERSIONS.get(version.min)
+    maximum = VERSIONS.get(version.max)
     if minimum is None:
         minimum = min(TLSVersion.TLSv1_2, maximum or TLSVersion.TLSv1_2)
     if maximum is None:

@@ -25,6 +25,7 @@ from proxy.relay import Downstream
 from proxy.sockets import StartError, bind, keep_alive, reason
 from proxy.stats import HttpStats, ListenerStats
 from proxy.throttle import Throttle
+from proxy.tls_accept import TlsAcceptor
 from proxy.wire import BadMessage
 
 if TYPE_CHECKING:
@@ -77,6 +78,7 @@ class Listener:
         self.stats = ListenerStats()
         self.http = HttpStats()
         self.connections: set[Connection] = set()
+        self.handshakes: set[TlsAcceptor] = set()
         self.idle = asyncio.Event()
         """Set while there are no connections."""
         self.idle.set()
@@ -119,12 +121,31 @@ class Listener:
         if self.connections:
             self._sweep = self._loop.call_later(SWEEP_INTERVAL_S, self._check_times)
 
-    def _accept(self) -> Connection | Redirected:
-        return Redirected(self) if self.plan.original_dst else self.protocol()
+    def _accept(self) -> Connection | TlsAcceptor | Redirected:
+        if self.plan.original_dst:
+            return Redirected(self)
+        return self.connection() if self.plan.acceptance is None else TlsAcceptor(self, self.plan.acceptance)
 
-    def protocol(self) -> Connection:
-        """What handles a connection. HTTP/1 is assumed until the preface of HTTP/2 is seen, as Envoy's AUTO does."""
-        return Downstream(self) if self.plan.protocol is Protocol.TCP else Http1Downstream(self)
+    def connection(self, *, is_opaque: bool = False) -> Connection:
+        """What handles a connection. HTTP/1 is assumed until the preface of HTTP/2 is seen, as Envoy's AUTO does;
+        ``is_opaque``: bytes, whatever the protocol.
+        """
+        is_opaque = is_opaque or self.plan.protocol is Protocol.TCP
+        return Downstream(self) if is_opaque else Http1Downstream(self)
+
+    def handshake_began(self, acceptor: TlsAcceptor) -> bool:
+        """Account for a connection whose peer is not verified yet. False: there are too many connections."""
+        self.handshakes.add(acceptor)
+        self._limit.active += 1
+        if self._limit.active <= self._limit.maximum:
+            return True
+        self.stats.downstream_cx_overflow += 1
+        return False
+
+    def handshake_ended(self, acceptor: TlsAcceptor) -> None:
+        if acceptor in self.handshakes:
+            self.handshakes.discard(acceptor)
+            self._limit.active -= 1
 
     @property
     def port(self) -> int:
@@ -146,6 +167,8 @@ class Listener:
         if self._sweep is not None:
             self._sweep.cancel()
             self._sweep = None
+        for acceptor in tuple(self.handshakes):
+            acceptor.abort()
         for connection in tuple(self.connections):
             connection.drain()
         if self._socket is not None:

@@ -244,7 +244,10 @@ def add_vips(parser: Parser, environ: Mapping[str, str]) -> None:
     )  # fmt: skip
     add_vip_pools(parser, environ)
     parser.add_argument(
-        "--state-dir", metavar="DIR", type=Path, help="where it is remembered which service has which VIP"
+        "--state-dir",
+        metavar="DIR",
+        type=Path,
+        help="what is kept between runs: which service has which VIP, and CAs that a MeshIdentity has made",
     )
 
 

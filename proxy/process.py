@@ -54,6 +54,8 @@ from proxy.throttle import Throttle
 
 log = logging.getLogger("koguma.process")
 
+MIN_RENEWAL_WAIT_S = 1.0
+MAX_RENEWAL_WAIT_S = 60.0
 MAX_PROBLEMS_LOGGED = 200
 MAX_LISTENERS_LOGGED = 100
 
@@ -103,6 +105,8 @@ class Process:
         self._stdin = standard_input(options.sources)
         self._reported: frozenset[Problem] = frozenset()
         self._snapshot: Snapshot | None = None
+        self._renewal: asyncio.TimerHandle | None = None
+        self._renewal_due = False
         self._failing_health = False
         self._state = "INITIALIZING"
 
@@ -149,6 +153,7 @@ class Process:
             pools=options.vips.pools,
             leases=self._read_leases(),
             extensions=self._extensions,
+            identity_dir=options.vips.state_dir,
         )
         return Planner(settings)
 
@@ -213,6 +218,7 @@ class Process:
         await self._serve_names(planned.plan)
         self._extensions.apply(planned.extended)
         self._planned = planned
+        self._expect_renewal()
         self._admin = AdminServer(self._admin_context(runtime))
         await self._admin.start(planned.plan.admin.address, planned.plan.admin.port)
         self._state = "LIVE"
@@ -289,8 +295,9 @@ class Process:
         """Read and plan in a thread, so that traffic does not wait for YAML; apply here."""
         assert self._runtime is not None
         snapshot = await asyncio.to_thread(self._read)
-        if snapshot.is_same_as(self._snapshot):
+        if snapshot.is_same_as(self._snapshot) and not self._renewal_due:
             return
+        self._renewal_due = False
         self._snapshot = snapshot
         planned = await asyncio.to_thread(self._plan, snapshot)
         assert planned.plan is not None
@@ -310,9 +317,26 @@ class Process:
             log.error("the DNS server does not run: %s", exc, extra={"event": "dns_failed"})
         self._extensions.apply(planned.extended)
         self._planned = planned
+        self._expect_renewal()
         stats.generation += 1
         stats.success += 1
         self._say_reloaded(planned, applied)
+
+    def _expect_renewal(self) -> None:
+        """Plan again when the identity's certificate is due. Looked at often, since the machine may have slept."""
+        plan = self._planned.plan if self._planned is not None else None
+        due = plan.identity.renew_at if plan is not None and plan.identity is not None else None
+        if self._renewal is not None:
+            self._renewal.cancel()
+            self._renewal = None
+        if due is None:
+            return
+        left_s = (due - wall_clock()).total_seconds()
+        if left_s <= 0:
+            self._renewal_due = True
+            self._reload_wanted.set()
+        wait_s = min(max(left_s, MIN_RENEWAL_WAIT_S), MAX_RENEWAL_WAIT_S)
+        self._renewal = self._loop.call_later(wait_s, self._expect_renewal)
 
     def _say_reloaded(self, planned: Planned, applied: Applied) -> None:
         if planned.has_errors:

@@ -65,7 +65,7 @@ class Redirected(asyncio.Protocol):
         owner = listener.owner_of(destination)
         protocol: asyncio.Protocol
         if owner is not None:
-            protocol = owner.protocol()
+            protocol = owner.connection()
         else:
             passed = Downstream(listener)
             passed.destination = Endpoint(destination, destination[0], False)

@@ -241,6 +241,14 @@ class ListenerStats(Stats):
         "downstream_cx_tx_bytes_total",
         "access_denied",
         "idle_timeout",
+        "rbac.allowed",
+        "rbac.denied",
+        "rbac.shadow_denied",
+        "ssl.handshake",
+        "ssl.session_reused",
+        "ssl.connection_error",
+        "ssl.fail_verify_error",
+        "ssl.fail_verify_no_cert",
     )
     gauges = ("downstream_cx_active",)
     histograms = ("downstream_cx_length_ms",)
@@ -253,6 +261,14 @@ class ListenerStats(Stats):
     downstream_cx_tx_bytes_total: int
     access_denied: int
     idle_timeout: int
+    rbac_allowed: int
+    rbac_denied: int
+    rbac_shadow_denied: int
+    ssl_handshake: int
+    ssl_session_reused: int
+    ssl_connection_error: int
+    ssl_fail_verify_error: int
+    ssl_fail_verify_no_cert: int
     downstream_cx_active: int
     downstream_cx_length_ms: Histogram
 

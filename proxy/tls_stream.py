@@ -18,6 +18,7 @@ from typing import Any, cast
 
 from proxy.dialled import Dialled
 from tls.handshake import ClientHandshake, Established, Refused, recheck
+from tls.server_handshake import Accepted
 
 _CIPHERTEXT = memoryview(bytearray(256 * 1024))
 """Where every stream of the process reads to: the bytes are taken out before the next read can begin."""
@@ -95,7 +96,7 @@ class TlsStream(asyncio.Transport, asyncio.BufferedProtocol):
     """
 
     __slots__ = (
-        "_backlog", "_congested", "_deliver", "_end_due", "_ended", "_established", "_failure", "_feed",
+        "_backlog", "_congested", "_deliver", "_deliver_all", "_end_due", "_ended", "_established", "_failure", "_feed",
         "_incoming", "_inner", "_outgoing", "_raw", "_raw_write", "_read", "_recheck", "_session_due", "_ssl",
         "_ssl_write", "_take", "_wall_clock",
     )  # fmt: skip
@@ -103,12 +104,11 @@ class TlsStream(asyncio.Transport, asyncio.BufferedProtocol):
     def __init__(
         self,
         raw: asyncio.Transport,
-        established: Established,
-        inner: Dialled,
+        established: Established | Accepted,
+        inner: asyncio.Protocol,
         wall_clock: Callable[[], datetime],
     ) -> None:
         self._raw = raw
-        self._inner = inner
         self._established = established
         self._ssl = established.sslobj
         self._incoming = established.incoming
@@ -128,7 +128,7 @@ class TlsStream(asyncio.Transport, asyncio.BufferedProtocol):
         self._feed = self._incoming.write
         self._take = self._outgoing.read
         self._raw_write = raw.write
-        self._deliver = inner.data_received
+        self.set_protocol(inner)
 
     # The protocol below
 
@@ -167,8 +167,10 @@ class TlsStream(asyncio.Transport, asyncio.BufferedProtocol):
         if chunks and not self._raw.is_closing():
             if len(chunks) == 1:
                 self._deliver(chunks[0])
+            elif self._deliver_all is not None:
+                self._deliver_all(chunks)
             else:
-                self._inner.chunks_received(chunks)
+                self._deliver(b"".join(chunks))
         if failure is not None:
             self._fail(failure)
         elif ended:
@@ -181,6 +183,7 @@ class TlsStream(asyncio.Transport, asyncio.BufferedProtocol):
 
     def _still_trusted(self) -> bool:
         """After a renegotiation the peer may be somebody else; nothing it sends counts until its names are checked."""
+        assert isinstance(self._established, Established), "nobody else may renegotiate"
         try:
             recheck(self._established)
         except Refused as refused:
@@ -203,7 +206,7 @@ class TlsStream(asyncio.Transport, asyncio.BufferedProtocol):
         if self._failure is None and self._established.version == "TLSv1.3":
             self._established.remember(self._wall_clock())
         self._inner.connection_lost(self._failure or exc)
-        del self._inner, self._deliver  # the protocol above holds us as its transport: untie
+        del self._inner, self._deliver, self._deliver_all  # the protocol above holds us as its transport: untie
 
     def pause_writing(self) -> None:
         self._congested = True
@@ -222,6 +225,13 @@ class TlsStream(asyncio.Transport, asyncio.BufferedProtocol):
         self._raw.close()
 
     # The transport above
+
+    def set_protocol(self, protocol: asyncio.BaseProtocol) -> None:
+        """Deliver to another protocol from now on."""
+        inner = cast("asyncio.Protocol", protocol)
+        self._inner = inner
+        self._deliver = inner.data_received
+        self._deliver_all: Callable[[list[bytes]], None] | None = getattr(inner, "chunks_received", None)
 
     def write(self, data: bytes | bytearray | memoryview[Any]) -> None:
         if self._backlog:

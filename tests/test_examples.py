@@ -195,7 +195,6 @@ def test_all_together_are_valid(tmp_path: Path) -> None:
     assert warned == {
         ("Dataplane", "backend", "networking.inbound[0]"),
         ("MeshExternalService", "spiffe-service", "spec.tls.verification.subjectAltNames[1].value"),
-        *(("MeshTrust", name, "kind") for name in ("my-identity", "zone-2-trust", "external-trust")),
     }
 
 

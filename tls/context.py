@@ -16,14 +16,11 @@ level 0 (their signatures are SHA-1), which also lets weak keys pass: only setti
 
 from __future__ import annotations
 
-import os
 import ssl
-import tempfile
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import lru_cache
 
+from tls.key_pair import load_key_pair
 from tls.material import MaterialError
 from tls.policy import Origination
 from tls.presented import can_observe, observe
@@ -128,43 +125,5 @@ def _load_anchors(context: ssl.SSLContext, origination: Origination) -> None:
 
 def _load_client(context: ssl.SSLContext, origination: Origination) -> None:
     client = origination.client
-    if client is None:
-        return
-    try:
-        with _as_path(client.chain_pem + client.key_pem) as path:
-            context.load_cert_chain(path, password="")  # without a password OpenSSL would ask the terminal
-    except (ssl.SSLError, ValueError) as error:
-        reason = getattr(error, "reason", None) or "unusable"
-        raise MaterialError(
-            "clientCert", f"OpenSSL refuses the client certificate of {client.source}: {reason}"
-        ) from error
-
-
-@contextmanager
-def _as_path(secret: bytes) -> Iterator[str]:
-    """A path under which OpenSSL, which only takes paths, can read a secret: anonymous memory where the system has
-    it, else a file that only we can read and that is gone before anything else happens.
-    """
-    if hasattr(os, "memfd_create"):
-        descriptor = os.memfd_create("koguma", os.MFD_CLOEXEC)
-        try:
-            _write_all(descriptor, secret)
-            path = f"/proc/self/fd/{descriptor}"
-            if os.path.exists(path):
-                yield path
-                return
-        finally:
-            os.close(descriptor)
-    descriptor, path = tempfile.mkstemp()  # mode 0600
-    try:
-        _write_all(descriptor, secret)
-        yield path
-    finally:
-        os.close(descriptor)
-        os.unlink(path)
-
-
-def _write_all(descriptor: int, data: bytes) -> None:
-    view = memoryview(data)
-    while view:
-        view = view[os.write(descriptor, view) :]
+    if client is not None:
+        load_key_pair(context, client, "clientCert", "the client certificate")

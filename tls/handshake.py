@@ -29,20 +29,13 @@ from tls.names import MalformedNames, Match, as_ip, find_match, read_names
 from tls.policy import Origination, SanMatcher
 from tls.presented import ObservedObject, Presented
 from tls.sessions import SessionCache
-from tls.verdict import Phase, Verdict
+from tls.verdict import Phase
+from tls.verdict import Refused as Refused
 
 _FIRST_RECORDS = (0x15, 0x16)  # a server opens with an alert or a handshake record (RFC 8446 §5.1)
 
 _ALERT_CERTIFICATE_UNKNOWN = bytes((0x15, 3, 3, 0, 2, 2, 46))
 """A fatal alert in clear. Allowed here by RFC 8446 §5.1: we have sent nothing encrypted yet."""
-
-
-class Refused(Exception):
-    """The endpoint was not accepted, or did not accept us. ``verdict`` says why."""
-
-    def __init__(self, why: Verdict) -> None:
-        super().__init__(f"{why.cause}: {why.message}")
-        self.verdict = why
 
 
 @dataclass(slots=True, eq=False)

@@ -31,7 +31,7 @@ from cryptography.hazmat.primitives.serialization import (
 )
 from cryptography.x509.oid import AuthorityInformationAccessOID, ExtendedKeyUsageOID
 
-from tls.names import load_certificate
+from tls.names import UNREADABLE, load_certificate
 from tls.policy import ClientCertificate, TrustAnchors
 
 MAX_PEM_BYTES = 4 * 1024 * 1024
@@ -49,13 +49,16 @@ SYSTEM_CA_PATHS = (
 """Where kuma-dp looks for the system's CA file, in its order; the first that exists is taken."""
 
 T = TypeVar("T")
+D = TypeVar("D")
 E = TypeVar("E", bound=x509.ExtensionType)
 
 _BEGIN = re.compile(rb"-----BEGIN ([A-Z0-9 ]{1,64})-----")
 
 
 class MaterialError(ValueError):
-    """Material that cannot be used. ``which`` is the field at fault: ``caCert``, ``clientCert`` or ``clientKey``."""
+    """Material that cannot be used. ``which`` is the field at fault: ``caCert``, ``caBundles``, ``clientCert`` or
+    ``clientKey``.
+    """
 
     def __init__(self, which: str, message: str) -> None:
         super().__init__(message)
@@ -120,7 +123,7 @@ def describe_certificate(der: bytes) -> CertificateFacts:
         sans=_typed_sans(extensions),
         not_before=not_before,
         not_after=not_after,
-        serial=f"{certificate.serial_number:x}",
+        serial=f"{_quietly(_serial, certificate):x}",
         is_ca=_is_ca(extensions),
         key_type=_key_type(certificate),
         issuer_urls=_issuer_urls(extensions),
@@ -134,12 +137,12 @@ def parse_anchors(pem: bytes, source: str, now: datetime) -> tuple[TrustAnchors,
     Raises :class:`MaterialError`.
     """
     certificates: dict[bytes, x509.Certificate] = {}
-    for number, (label, block) in enumerate(_blocks(pem, "caCert"), start=1):
+    for number, (label, block) in enumerate(pem_blocks(pem, "caCert"), start=1):
         if "PRIVATE KEY" in label:
             raise MaterialError("caCert", f"PEM block {number} is a private key: only CA certificates belong here")
         if label != "CERTIFICATE":
             raise MaterialError("caCert", f"PEM block {number} is a {label}, not a CERTIFICATE")
-        certificate = _load_block(block, number, "caCert")
+        certificate = load_block(block, number, "caCert")
         certificates[certificate.public_bytes(Encoding.DER)] = certificate
     if not certificates:
         raise MaterialError("caCert", "no certificate in it: at least one PEM block CERTIFICATE is needed")
@@ -164,12 +167,12 @@ def load_system_anchors(path: str | Path, now: datetime) -> tuple[TrustAnchors, 
         raise MaterialError("caCert", f"the system CA file {path} cannot be read: {error.strerror}") from error
     certificates: dict[bytes, x509.Certificate] = {}
     notes: list[str] = []
-    for number, (label, block) in enumerate(_blocks(pem, "caCert"), start=1):
+    for number, (label, block) in enumerate(pem_blocks(pem, "caCert"), start=1):
         if label != "CERTIFICATE":
             notes.append(f"PEM block {number} of {path} is a {label}: passed over")
             continue
         try:
-            certificate = _load_block(block, number, "caCert")
+            certificate = load_block(block, number, "caCert")
         except MaterialError as error:
             notes.append(f"{path}: {error.message}: passed over")
             continue
@@ -186,13 +189,13 @@ def parse_client(chain_pem: bytes, key_pem: bytes, source: str, now: datetime) -
     combined file: what is not asked for is skipped. Raises :class:`MaterialError`.
     """
     chain = [
-        _load_block(block, number, "clientCert")
-        for number, (label, block) in enumerate(_blocks(chain_pem, "clientCert"), start=1)
+        load_block(block, number, "clientCert")
+        for number, (label, block) in enumerate(pem_blocks(chain_pem, "clientCert"), start=1)
         if label == "CERTIFICATE"
     ]
     if not chain:
         raise MaterialError("clientCert", "no certificate in it: at least one PEM block CERTIFICATE is needed")
-    key = _load_key(key_pem)
+    key = load_private_key(key_pem, "clientKey")
     owner = next((index for index, cert in enumerate(chain) if _public(cert) == _public(key)), None)
     if owner is None:
         raise MaterialError("clientKey", "the private key does not belong to the certificate in clientCert")
@@ -220,7 +223,7 @@ def anchor_subjects(pem: bytes) -> frozenset[str]:
 PrivateKey = rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey | ed25519.Ed25519PrivateKey
 
 
-def _blocks(pem: bytes, which: str) -> Iterator[tuple[str, bytes]]:
+def pem_blocks(pem: bytes, which: str) -> Iterator[tuple[str, bytes]]:
     """The PEM blocks, each as (label, text with its borders). What stands between blocks is comment (RFC 7468 §2)."""
     if len(pem) > MAX_PEM_BYTES:
         raise MaterialError(which, f"more than {MAX_PEM_BYTES} bytes of PEM")
@@ -234,7 +237,8 @@ def _blocks(pem: bytes, which: str) -> Iterator[tuple[str, bytes]]:
         yield begin[1].decode().removeprefix("X509 "), pem[begin.start() : position]
 
 
-def _load_block(block: bytes, number: int, which: str) -> x509.Certificate:
+def load_block(block: bytes, number: int, which: str) -> x509.Certificate:
+    """The certificate in a block, its key readable. Raises :class:`MaterialError`."""
     try:
         certificate = _quietly(x509.load_pem_x509_certificate, block)
         certificate.public_key()
@@ -243,30 +247,35 @@ def _load_block(block: bytes, number: int, which: str) -> x509.Certificate:
         raise MaterialError(which, f"PEM block {number} is not a readable certificate") from error
 
 
-def _quietly(load: Callable[[bytes], T], data: bytes) -> T:
+def _quietly(load: Callable[[D], T], data: D) -> T:
     """Odd but common certificates (a serial number of zero, say) are read without ``cryptography``'s warning."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return load(data)
 
 
-def _load_key(pem: bytes) -> PrivateKey:
-    keys = [(label, block) for label, block in _blocks(pem, "clientKey") if label.endswith("PRIVATE KEY")]
+def _serial(certificate: x509.Certificate) -> int:
+    return certificate.serial_number
+
+
+def load_private_key(pem: bytes, which: str) -> PrivateKey:
+    """The one private key in a PEM text. Raises :class:`MaterialError`."""
+    keys = [(label, block) for label, block in pem_blocks(pem, which) if label.endswith("PRIVATE KEY")]
     if not keys:
-        raise MaterialError("clientKey", "no private key in it: a PEM block PRIVATE KEY is needed")
+        raise MaterialError(which, "no private key in it: a PEM block PRIVATE KEY is needed")
     if len(keys) > 1:
-        raise MaterialError("clientKey", f"{len(keys)} private keys in it: exactly one is needed")
+        raise MaterialError(which, f"{len(keys)} private keys in it: exactly one is needed")
     label, block = keys[0]
     # PKCS#8 says it in the label, the traditional form in a header (RFC 1421 §4.6.1.1).
     if label == "ENCRYPTED PRIVATE KEY" or b"Proc-Type: 4,ENCRYPTED" in block:
-        raise MaterialError("clientKey", "the private key is encrypted: give it without a passphrase")
+        raise MaterialError(which, "the private key is encrypted: give it without a passphrase")
     try:
         key = load_pem_private_key(block, password=None)
     except (ValueError, TypeError, UnsupportedAlgorithm):
         # The cause is left out on purpose: nothing that has read a key gets near a traceback.
-        raise MaterialError("clientKey", "the private key cannot be read") from None
+        raise MaterialError(which, "the private key cannot be read") from None
     if not isinstance(key, PrivateKey):
-        raise MaterialError("clientKey", "the private key is not RSA, EC or Ed25519")
+        raise MaterialError(which, "the private key is not RSA, EC or Ed25519")
     return key
 
 
@@ -283,13 +292,13 @@ def _anchor_warnings(der: bytes, now: datetime) -> Iterator[str]:
     facts = describe_certificate(der)
     if not facts.is_ca:
         yield f"{facts.subject}: not a CA certificate: it can vouch for itself only"
-    yield from _validity_warnings(facts, now)
+    yield from validity_warnings(facts, now)
 
 
 def _client_warnings(chain: list[x509.Certificate], now: datetime) -> list[str]:
     notes: list[str] = []
     for certificate in chain:
-        notes += _validity_warnings(describe_certificate(certificate.public_bytes(Encoding.DER)), now)
+        notes += validity_warnings(describe_certificate(certificate.public_bytes(Encoding.DER)), now)
     for below, above in itertools.pairwise(chain):
         if below.issuer != above.subject:
             notes.append(
@@ -302,7 +311,8 @@ def _client_warnings(chain: list[x509.Certificate], now: datetime) -> list[str]:
     return notes
 
 
-def _validity_warnings(facts: CertificateFacts, now: datetime) -> Iterator[str]:
+def validity_warnings(facts: CertificateFacts, now: datetime) -> Iterator[str]:
+    """What there is to say of a certificate that is not valid now."""
     if facts.not_after is not None and facts.not_after < now:
         yield f"{facts.subject}: expired on {_iso(facts.not_after)}"
     if facts.not_before is not None and facts.not_before > now:
@@ -313,7 +323,7 @@ def _extensions(certificate: x509.Certificate) -> x509.Extensions | None:
     """The extensions, or ``None`` when one of them is malformed."""
     try:
         return certificate.extensions
-    except (ValueError, x509.DuplicateExtension, x509.UnsupportedGeneralNameType):
+    except UNREADABLE:
         return None
 
 
@@ -335,6 +345,14 @@ def _typed_sans(extensions: x509.Extensions | None) -> tuple[str, ...]:
         *(f"URI:{name}" for name in names.get_values_for_type(x509.UniformResourceIdentifier)),
         *(f"IP:{address}" for address in names.get_values_for_type(x509.IPAddress)),
     )
+
+
+def has_ca_constraints(certificate: x509.Certificate) -> bool:
+    """Whether basic constraints say that it is a CA. Raises what reading the extensions raises."""
+    try:
+        return certificate.extensions.get_extension_for_class(x509.BasicConstraints).value.ca
+    except x509.ExtensionNotFound:
+        return False
 
 
 def _is_ca(extensions: x509.Extensions | None) -> bool:

@@ -39,6 +39,15 @@ _HOST_NAME = re.compile(rf"(?:\*\.)?{_LABEL}(?:\.{_LABEL})*")
 _PRINTABLE = re.compile(r"[\x21-\x7e]+")
 
 
+UNREADABLE: tuple[type[Exception], ...] = (
+    ValueError,
+    TypeError,
+    x509.DuplicateExtension,
+    x509.UnsupportedGeneralNameType,
+)
+"""What ``cryptography`` raises for extensions that are malformed (``TypeError``: an address in name constraints)."""
+
+
 class MalformedNames(ValueError):
     """The certificate cannot be read, or one of its subject alternative names is not what its type allows."""
 
@@ -84,7 +93,7 @@ def read_names(der: bytes) -> CertificateNames:
         ips = tuple(extension.value.get_values_for_type(x509.IPAddress))
     except x509.ExtensionNotFound:
         return CertificateNames()
-    except (ValueError, x509.DuplicateExtension, x509.UnsupportedGeneralNameType) as error:
+    except UNREADABLE as error:
         raise MalformedNames(f"the certificate's names cannot be read: {error}") from error
     for text in (*dns, *uris):
         # A NUL or a blank inside a name is how one certificate came to mean two hosts (CVE-2009-2408).

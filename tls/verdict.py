@@ -25,10 +25,25 @@ import ssl
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from enum import StrEnum
 
+from tls.cause import Cause as Cause
+from tls.cause import Phase as Phase
 from tls.material import CertificateFacts, MaterialError, anchor_subjects, describe_certificate
 from tls.names import CertificateNames, as_ip, nearest_miss
+from tls.openssl_words import (
+    CAUSES_BY_CODE,
+    CERTIFICATE_ALERTS,
+    CIPHER_REASONS,
+    EOF_REASONS,
+    EXPIRED_CODES,
+    NO_ISSUER_CODES,
+    NOT_YET_VALID_CODES,
+    PLAINTEXT_REASONS,
+    SELF_SIGNED_LEAF_CODE,
+    VERSION_REASONS,
+    WEAK_REASONS,
+    alert_name,
+)
 from tls.policy import Origination, SanMatcher
 from tls.presented import Presented
 
@@ -45,70 +60,6 @@ ADDRESS_FIELD = "spec.endpoints[].address"
 PORT_FIELD = "spec.endpoints[].port"
 ENABLED_FIELD = "spec.tls.enabled"
 RENEGOTIATION_FIELD = "spec.tls.allowRenegotiation"
-
-
-class Phase(StrEnum):
-    """How far the attempt had come."""
-
-    CONNECT = "connect"
-    HANDSHAKE = "handshake"
-    ESTABLISHED = "established"
-    """The handshake was done on our side. A TLS 1.3 server judges our certificate only now."""
-
-
-class Cause(StrEnum):
-    REFUSED = "refused"
-    UNREACHABLE = "unreachable"
-    TIMED_OUT = "timed_out"
-    DNS = "dns"
-    CLOSED = "closed"
-    RESET = "reset"
-    NOT_TLS = "not_tls"
-    PROTOCOL_VERSION = "protocol_version"
-    NO_SHARED_CIPHER = "no_shared_cipher"
-    ALERT = "alert"
-    CLIENT_CERTIFICATE_REQUIRED = "client_certificate_required"
-    CLIENT_CERTIFICATE_REJECTED = "client_certificate_rejected"
-    UNTRUSTED_ISSUER = "untrusted_issuer"
-    SELF_SIGNED = "self_signed"
-    MISSING_INTERMEDIATE = "missing_intermediate"
-    EXPIRED = "expired"
-    NOT_YET_VALID = "not_yet_valid"
-    ISSUER_EXPIRED = "issuer_expired"
-    NAME_CONSTRAINT = "name_constraint"
-    WEAK_KEY_OR_SIGNATURE = "weak_key_or_signature"
-    WRONG_PURPOSE = "wrong_purpose"
-    INVALID_CHAIN = "invalid_chain"
-    SAN_MISMATCH = "san_mismatch"
-    NO_SAN = "no_san"
-    NO_CERTIFICATE = "no_certificate"
-    MALFORMED = "malformed"
-
-    @property
-    def is_name_failure(self) -> bool:
-        """Counted as ``ssl.fail_verify_san``."""
-        return self in (Cause.SAN_MISMATCH, Cause.NO_SAN)
-
-    @property
-    def is_chain_failure(self) -> bool:
-        """Counted as ``ssl.fail_verify_error``."""
-        return self in _CHAIN_FAILURES
-
-
-_CHAIN_FAILURES = frozenset(
-    {
-        Cause.UNTRUSTED_ISSUER,
-        Cause.SELF_SIGNED,
-        Cause.MISSING_INTERMEDIATE,
-        Cause.EXPIRED,
-        Cause.NOT_YET_VALID,
-        Cause.ISSUER_EXPIRED,
-        Cause.NAME_CONSTRAINT,
-        Cause.WEAK_KEY_OR_SIGNATURE,
-        Cause.WRONG_PURPOSE,
-        Cause.INVALID_CHAIN,
-    }
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,6 +115,14 @@ class Verdict:
             "advice": self.advice,
             "alert": self.alert,
         }
+
+
+class Refused(Exception):
+    """A peer was not accepted, or did not accept us. ``verdict`` says why."""
+
+    def __init__(self, why: Verdict) -> None:
+        super().__init__(f"{why.cause}: {why.message}")
+        self.verdict = why
 
 
 def classify(
@@ -289,25 +248,6 @@ def name_mismatch(
 
 # The chain ----------------------------------------------------------------------------------------------------------
 
-_NOT_YET_VALID = frozenset({9, 13})
-_HAS_EXPIRED = frozenset({10, 14})
-_SELF_SIGNED_LEAF = 18
-_NO_ISSUER = frozenset({2, 19, 20, 21, 27})
-_CODES = {
-    26: Cause.WRONG_PURPOSE,
-    47: Cause.NAME_CONSTRAINT,
-    48: Cause.NAME_CONSTRAINT,
-    49: Cause.NAME_CONSTRAINT,
-    50: Cause.NAME_CONSTRAINT,
-    51: Cause.NAME_CONSTRAINT,
-    52: Cause.NAME_CONSTRAINT,
-    53: Cause.NAME_CONSTRAINT,
-    66: Cause.WEAK_KEY_OR_SIGNATURE,
-    67: Cause.WEAK_KEY_OR_SIGNATURE,
-    68: Cause.WEAK_KEY_OR_SIGNATURE,
-}
-"""``X509_V_ERR_*`` of OpenSSL 3 (x509_vfy.h); what is not listed is an invalid chain."""
-
 _CALLS_ITSELF_INTERMEDIATE = re.compile(r"intermediate|issuing|\bsub[- ]?(?:ordinate)?[- ]?ca\b", re.IGNORECASE)
 
 
@@ -324,17 +264,17 @@ def _judge_chain(
     def verdict(cause: Cause, message: str, advice: str) -> Verdict:
         return Verdict(cause, message, detail, chain=chain, field=CA_FIELD, advice=advice)
 
-    if code in _HAS_EXPIRED or code in _NOT_YET_VALID:
-        return _judge_time(code in _HAS_EXPIRED, detail, chain, now)
-    if code == _SELF_SIGNED_LEAF:
+    if code in EXPIRED_CODES or code in NOT_YET_VALID_CODES:
+        return _judge_time(code in EXPIRED_CODES, detail, chain, now)
+    if code == SELF_SIGNED_LEAF_CODE:
         return verdict(
             Cause.SELF_SIGNED,
             f"{about_leaf} is self-signed, and is not itself trusted",
             f"if it is the one you expect, put that very certificate into {CA_FIELD}",
         )
-    if code in _NO_ISSUER:
+    if code in NO_ISSUER_CODES:
         return _judge_issuer(detail, origination, chain)
-    cause = _CODES.get(code, Cause.INVALID_CHAIN)
+    cause = CAUSES_BY_CODE.get(code, Cause.INVALID_CHAIN)
     if cause is Cause.WRONG_PURPOSE:
         return verdict(
             cause,
@@ -361,7 +301,16 @@ def _judge_chain(
 
 
 def _judge_time(is_expired: bool, detail: str, chain: tuple[CertificateFacts, ...], now: datetime) -> Verdict:
-    """OpenSSL does not say which certificate it was about: the dates do. An anchor is not among those presented."""
+    cause, message, advice = describe_time_fault(is_expired, chain, now, f"renew the certificate in {CA_FIELD}")
+    return Verdict(cause, message, detail, chain=chain, field=CA_FIELD, advice=advice)
+
+
+def describe_time_fault(
+    is_expired: bool, chain: tuple[CertificateFacts, ...], now: datetime, anchor_advice: str
+) -> tuple[Cause, str, str]:
+    """Cause, message and advice. OpenSSL does not say which certificate it was about: the dates do. An anchor is not
+    among those presented; ``anchor_advice`` is for it.
+    """
     culprit = next((index for index, facts in enumerate(chain) if _is_out_of_time(facts, is_expired, now)), None)
     facts = None if culprit is None else chain[culprit]
     is_issuer = bool(culprit) or (facts is None and bool(chain))
@@ -375,12 +324,12 @@ def _judge_time(is_expired: bool, detail: str, chain: tuple[CertificateFacts, ..
         when = f" before {_moment(facts.not_before)}" if facts and facts.not_before else " yet"
         message, cause = f"{what} is not valid{when}", Cause.NOT_YET_VALID
     if is_issuer and facts is None:
-        advice = f"renew the certificate in {CA_FIELD}"
+        advice = anchor_advice
     elif is_expired:
         advice = "ask the peer to renew its certificate" + (" chain" if is_issuer else "")
     else:
         advice = "check this machine's clock; if it is right, ask the peer for a certificate that is valid now"
-    return Verdict(cause, message, detail, chain=chain, field=CA_FIELD, advice=advice)
+    return cause, message, advice
 
 
 def _is_out_of_time(facts: CertificateFacts, is_expired: bool, now: datetime) -> bool:
@@ -456,68 +405,6 @@ def _lacks_intermediate(leaf: CertificateFacts, known: frozenset[str]) -> bool:
 
 # The protocol -------------------------------------------------------------------------------------------------------
 
-_ALERTS = {
-    10: "unexpected_message",
-    20: "bad_record_mac",
-    22: "record_overflow",
-    40: "handshake_failure",
-    41: "no_certificate",
-    42: "bad_certificate",
-    43: "unsupported_certificate",
-    44: "certificate_revoked",
-    45: "certificate_expired",
-    46: "certificate_unknown",
-    47: "illegal_parameter",
-    48: "unknown_ca",
-    49: "access_denied",
-    50: "decode_error",
-    51: "decrypt_error",
-    70: "protocol_version",
-    71: "insufficient_security",
-    80: "internal_error",
-    86: "inappropriate_fallback",
-    90: "user_canceled",
-    100: "no_renegotiation",
-    109: "missing_extension",
-    110: "unsupported_extension",
-    112: "unrecognized_name",
-    113: "bad_certificate_status_response",
-    115: "unknown_psk_identity",
-    116: "certificate_required",
-    120: "no_application_protocol",
-}
-"""TLS alert registry (RFC 8446 §6, RFC 5246 §7.2, RFC 6066, RFC 7301)."""
-
-_CERTIFICATE_ALERTS = frozenset(
-    {
-        "no_certificate",
-        "bad_certificate",
-        "unsupported_certificate",
-        "certificate_revoked",
-        "certificate_expired",
-        "certificate_unknown",
-        "unknown_ca",
-        "access_denied",
-    }
-)
-
-_ALERT_IN_REASON = re.compile(r"(?:SSLV3|TLSV1|TLSV13)_(?:ALERT_)?([A-Z_]+)")
-
-_VERSION_REASONS = frozenset(
-    {
-        "UNSUPPORTED_PROTOCOL",
-        "NO_PROTOCOLS_AVAILABLE",
-        "VERSION_TOO_LOW",
-        "VERSION_TOO_HIGH",
-        "WRONG_SSL_VERSION",
-        "UNSAFE_LEGACY_RENEGOTIATION_DISABLED",
-    }
-)
-_CIPHER_REASONS = frozenset({"NO_CIPHERS_AVAILABLE", "NO_SHARED_CIPHER", "WRONG_CIPHER_RETURNED"})
-_WEAK_REASONS = frozenset({"DH_KEY_TOO_SMALL", "EE_KEY_TOO_SMALL", "CA_KEY_TOO_SMALL", "CA_MD_TOO_WEAK"})
-_PLAINTEXT_REASONS = frozenset({"WRONG_VERSION_NUMBER", "HTTP_REQUEST", "HTTPS_PROXY_REQUEST"})
-_EOF_REASONS = frozenset({"UNEXPECTED_EOF_WHILE_READING"})
-
 _GREETINGS = (
     (b"HTTP/", "HTTP"),
     (b"SSH-", "SSH"),
@@ -539,13 +426,13 @@ def _judge_protocol(
 ) -> Verdict:
     reason = error.reason or ""
     detail = str(error.args[1]) if len(error.args) > 1 else str(error)
-    alert = _alert_name(error, presented)
+    alert = alert_name(error, presented)
     if alert is not None:
         return _judge_alert(alert, detail, phase, origination, presented, chain, cipher_agreed)
-    if reason in _EOF_REASONS or isinstance(error, ssl.SSLEOFError | ssl.SSLZeroReturnError):
+    if reason in EOF_REASONS or isinstance(error, ssl.SSLEOFError | ssl.SSLZeroReturnError):
         where = "during the TLS handshake" if phase is Phase.HANDSHAKE else "without saying so in TLS"
         return Verdict(Cause.CLOSED, f"the peer closed the connection {where}", detail, chain=chain)
-    if reason in _PLAINTEXT_REASONS:
+    if reason in PLAINTEXT_REASONS:
         return Verdict(
             Cause.NOT_TLS,
             "the peer does not speak TLS on this port",
@@ -553,11 +440,11 @@ def _judge_protocol(
             field=ENABLED_FIELD,
             advice=f"give the port on which the peer speaks TLS in {PORT_FIELD}, or set {ENABLED_FIELD}: false",
         )
-    if reason in _VERSION_REASONS:
+    if reason in VERSION_REASONS:
         return _version_verdict(detail, origination, chain, None)
-    if reason in _CIPHER_REASONS:
+    if reason in CIPHER_REASONS:
         return _cipher_verdict(detail, chain, None)
-    if reason in _WEAK_REASONS:
+    if reason in WEAK_REASONS:
         return Verdict(
             Cause.WEAK_KEY_OR_SIGNATURE,
             "the peer uses too small a key or too weak a signature",
@@ -572,16 +459,6 @@ def _judge_protocol(
         chain=chain,
         advice="ask the peer's operator; a middlebox that rewrites TLS looks like this too",
     )
-
-
-def _alert_name(error: ssl.SSLError, presented: Presented) -> str | None:
-    """The alert that the peer sent, if that is what ended it."""
-    found = _ALERT_IN_REASON.fullmatch(error.reason or "")
-    if found is not None and found[1].lower() in _ALERTS.values():
-        return found[1].lower()
-    if error.reason is None and presented.alert is not None:
-        return _ALERTS.get(presented.alert, f"number {presented.alert}")  # one that this Python has no name for
-    return None
 
 
 def _judge_alert(
@@ -604,7 +481,7 @@ def _judge_alert(
     refuses_ours = alert == "handshake_failure" and (
         presented.certificate_requested or (presented.certificate_requested is None and phase is Phase.HANDSHAKE)
     )
-    if alert == "certificate_required" or ((alert in _CERTIFICATE_ALERTS or refuses_ours) and not has_client):
+    if alert == "certificate_required" or ((alert in CERTIFICATE_ALERTS or refuses_ours) and not has_client):
         return Verdict(
             Cause.CLIENT_CERTIFICATE_REQUIRED,
             "the peer requires a client certificate"
@@ -615,7 +492,7 @@ def _judge_alert(
             advice=f"give a certificate that the peer accepts in {CLIENT_FIELD} and {_VERIFICATION}.clientKey",
             alert=alert,
         )
-    if alert in _CERTIFICATE_ALERTS or refuses_ours:
+    if alert in CERTIFICATE_ALERTS or refuses_ours:
         return Verdict(
             Cause.CLIENT_CERTIFICATE_REJECTED,
             f"the peer rejected our client certificate ({alert.replace('_', ' ')})",

@@ -116,7 +116,7 @@ class Selection:
         self._always: list[Entry] = []
         self._by_name: dict[str, list[Entry]] = {}
         self._by_label: dict[str, dict[str, list[Entry]]] = {}
-        for rank, entry in enumerate(_sorted(entries)):
+        for rank, entry in enumerate(in_order(entries)):
             self._rank[entry] = rank
             self._file(entry)
 
@@ -177,8 +177,8 @@ def _is_in_namespace(entry: Entry, service: Meta) -> bool:
 # Order
 
 
-def _sorted(entries: Iterable[Entry]) -> list[Entry]:
-    """The strongest last. Reversing twice keeps the order of a policy's own entries."""
+def in_order(entries: Iterable[Entry]) -> list[Entry]:
+    """Kuma's order, the strongest last. Reversing twice keeps the order of a policy's own entries."""
     by_key = sorted(entries, key=lambda entry: entry.document.key)
     by_name = sorted(reversed(by_key), key=lambda entry: entry.policy.meta.display_name)
     return sorted(reversed(by_name), key=_strength)

@@ -24,11 +24,15 @@ class SourceKind(StrEnum):
     SECRET = "secret"
     INLINE = "inline"
     TEXT = "text"
+    FILE = "file"
+    ENVIRONMENT = "environment"
 
 
 @dataclass(frozen=True, slots=True)
 class DataSource:
-    """``value`` is a secret's name, decoded bytes, or text, as ``kind`` says; it is never shown."""
+    """``value`` is a secret's name, decoded bytes, text, the path of a file or the name of an environment variable, as
+    ``kind`` says; it is never shown.
+    """
 
     kind: SourceKind
     value: str | bytes = field(repr=False)
@@ -38,10 +42,16 @@ class DataSource:
         return self.value if self.kind is SourceKind.SECRET and isinstance(self.value, str) else None
 
     @property
+    def place(self) -> str | None:
+        """The file's path or the variable's name, if it is in one."""
+        is_elsewhere = self.kind in (SourceKind.FILE, SourceKind.ENVIRONMENT)
+        return self.value if is_elsewhere and isinstance(self.value, str) else None
+
+    @property
     def data(self) -> bytes:
-        """The content. :raises ValueError: it is in a secret."""
-        if self.kind is SourceKind.SECRET:
-            raise ValueError("the content is in a secret")
+        """The content. :raises ValueError: it is not in the document."""
+        if self.kind not in (SourceKind.INLINE, SourceKind.TEXT):
+            raise ValueError("the content is elsewhere")
         return self.value if isinstance(self.value, bytes) else self.value.encode()
 
 
@@ -52,11 +62,19 @@ _STAND_IN = {"inlineString": ""}
 
 
 def _parse(value: object) -> DataSource:
+    return _read(value, may_be_elsewhere=False)
+
+
+def _parse_any(value: object) -> DataSource:
+    return _read(value, may_be_elsewhere=True)
+
+
+def _read(value: object, *, may_be_elsewhere: bool) -> DataSource:
     if isinstance(value, DataSource):
         return value
     if not isinstance(value, dict):
         raise refuse(wrong_type("object", value))
-    violations = list(_violations(value))
+    violations = list(_violations(value, may_be_elsewhere))
     if violations:
         raise refusals(violations, _STAND_IN)
     if "secret" in value:
@@ -65,12 +83,17 @@ def _parse(value: object) -> DataSource:
         return DataSource(SourceKind.INLINE, decode_base64(value["inline"]) or b"")
     if "inlineString" in value:
         return DataSource(SourceKind.TEXT, value["inlineString"])
-    if value["type"] == "Secret":
-        return DataSource(SourceKind.SECRET, value["secretRef"]["name"])
+    match value["type"]:
+        case "Secret":
+            return DataSource(SourceKind.SECRET, value["secretRef"]["name"])
+        case "File":
+            return DataSource(SourceKind.FILE, value["file"]["path"])
+        case "EnvVar":
+            return DataSource(SourceKind.ENVIRONMENT, value["envVar"]["name"])
     return DataSource(SourceKind.TEXT, value["insecureInline"]["value"])
 
 
-def _violations(source: Mapping[str, Any]) -> Iterator[Violation]:
+def _violations(source: Mapping[str, Any], may_be_elsewhere: bool) -> Iterator[Violation]:
     old = [key for key in _OLD_KEYS if key in source]
     new = [key for key in _NEW_KEYS if key in source]
     for key in source:
@@ -80,7 +103,7 @@ def _violations(source: Mapping[str, Any]) -> Iterator[Violation]:
         both = f"{', '.join(old)} and {', '.join(new)}"
         yield Violation((), f"{both} cannot be combined: one is the form of Kuma 2, the other of Kuma 3")
     elif new:
-        yield from _new_violations(source)
+        yield from _new_violations(source, may_be_elsewhere)
     elif len(old) > 1:
         yield Violation((), f"must have only one of: {', '.join(_OLD_KEYS)}; it has {', '.join(old)}")
     elif not old:
@@ -94,13 +117,13 @@ def _violations(source: Mapping[str, Any]) -> Iterator[Violation]:
         yield Violation(("inline",), "must be base64 with padding (inlineString takes plain text)")
 
 
-def _new_violations(source: Mapping[str, Any]) -> Iterator[Violation]:
+def _new_violations(source: Mapping[str, Any], may_be_elsewhere: bool) -> Iterator[Violation]:
     kind = source.get("type")
     if "type" not in source:
         yield Violation(("type",), REQUIRED)
     elif not isinstance(kind, str):
         yield Violation(("type",), wrong_type("string", kind))
-    elif kind in ("File", "EnvVar"):
+    elif kind in ("File", "EnvVar") and not may_be_elsewhere:
         yield Violation(("type",), f"{kind} must be one of: Secret, InsecureInline")
     elif kind not in _FORMS:
         yield Violation(("type",), f"{clip(kind)} must be one of: EnvVar, InsecureInline, File, Secret")
@@ -116,8 +139,23 @@ def _new_violations(source: Mapping[str, Any]) -> Iterator[Violation]:
                 yield Violation(("secretRef", "kind"), wrong_type("string", given))
             else:
                 yield Violation(("secretRef", "kind"), f"{clip(given)} must be one of: Secret")
+    elif kind == "EnvVar":
+        yield from _object_violations(source.get("envVar"), ("envVar",), ("name",), "name")
+    elif kind == "File":
+        file = source.get("file")
+        yield from _object_violations(file, ("file",), ("path",), "path")
+        path = file.get("path") if isinstance(file, dict) else None
+        if isinstance(path, str) and path:
+            yield from _path_violations(path)
     else:
         yield from _object_violations(source.get("insecureInline"), ("insecureInline",), ("value",), "value")
+
+
+def _path_violations(path: str) -> Iterator[Violation]:
+    if not path.startswith("/"):
+        yield Violation(("file", "path"), f"file path must be absolute: {clip(path)}")
+    if ".." in path.split("/"):
+        yield Violation(("file", "path"), f"file path contains directory traversal sequence: {clip(path)}")
 
 
 def _object_violations(value: object, path: Path, known: tuple[str, ...], text: str) -> Iterator[Violation]:
@@ -170,6 +208,15 @@ _JSON_SCHEMA = {
     ]
 }
 
+_ELSEWHERE = [
+    _only("A file on this machine (Kuma 3).", type={"const": "File"}, file=_only("Which file.", path=_TEXT)),
+    _only(
+        "A variable of this program's environment (Kuma 3).",
+        type={"const": "EnvVar"},
+        envVar=_only("Which variable.", name=_TEXT),
+    ),
+]
+
 SourceField = Annotated[
     DataSource,
     PlainValidator(_parse),
@@ -177,3 +224,11 @@ SourceField = Annotated[
     WithJsonSchema(_JSON_SCHEMA),
 ]
 """A data source as a field of a model; a dump of the model has the name of a secret, but no content."""
+
+AnySourceField = Annotated[
+    DataSource,
+    PlainValidator(_parse_any),
+    PlainSerializer(_shown),
+    WithJsonSchema({"oneOf": [*_JSON_SCHEMA["oneOf"], *_ELSEWHERE]}),
+]
+"""One that may also be a file or an environment variable, as for a MeshIdentity."""

@@ -57,7 +57,7 @@ class TlsVersion(StrEnum):
 
 
 _ORDER = list(TlsVersion)
-_OUTDATED = (TlsVersion.TLS10, TlsVersion.TLS11)
+OUTDATED = (TlsVersion.TLS10, TlsVersion.TLS11)
 
 
 class Match(Node):
@@ -241,10 +241,15 @@ def _endpoint_rules(endpoint: Endpoint, path: Path) -> Iterator[Violation]:
         yield Violation((*path, "port"), _BAD_PORT)
 
 
-def _tls_rules(tls: Tls, *, has_unix: bool) -> Iterator[Violation]:
-    low, high = tls.version_min, tls.version_max
+def version_rules(version: Version) -> Iterator[Violation]:
+    """Paths start at the ``version``."""
+    low, high = version.min, version.max
     if TlsVersion.AUTO not in (low, high) and _ORDER.index(low) > _ORDER.index(high):
-        yield Violation(("tls", "version", "min"), "min version must be lower than max")
+        yield Violation(("min",), "min version must be lower than max")
+
+
+def _tls_rules(tls: Tls, *, has_unix: bool) -> Iterator[Violation]:
+    yield from (violation.under(("tls", "version")) for violation in version_rules(tls.version))
     at: Path = ("tls", "verification")
     if tls.server_name is not None and not is_dns_name(tls.server_name):
         yield Violation((*at, "serverName"), "must be a valid DNS name")
@@ -275,7 +280,7 @@ def _tls_warnings(tls: Tls) -> Iterator[Violation]:
     if tls.mode in _UNVERIFIED:
         yield warning(("tls", "verification", "mode"), _UNVERIFIED[tls.mode])
     for field, version in (("min", tls.version_min), ("max", tls.version_max)):
-        if version in _OUTDATED:
+        if version in OUTDATED:
             yield warning(("tls", "version", field), f"{version.value} is outdated and not secure (RFC 8996)")
     if tls.allow_renegotiation:
         yield warning(("tls", "allowRenegotiation"), "renegotiation is not recommended, and TLS 1.3 does not have it")

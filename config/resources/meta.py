@@ -14,7 +14,7 @@ from datetime import datetime
 from typing import Any, ClassVar
 
 from config.document import Path
-from config.resources.names import is_dns_1123_subdomain
+from config.resources.names import DNS_1123_TEXT, is_dns_1123_subdomain
 from config.resources.shape import REQUIRED, Node, Violation, unknown_field, wrong_type
 
 MESH_LABEL = "kuma.io/mesh"
@@ -224,8 +224,7 @@ def _meta_violations(envelope: Envelope, has_mesh: bool) -> Iterator[Violation]:
     elif not is_dns_1123_subdomain(name):
         yield Violation(
             (*at, "name"),
-            "invalid characters. A lowercase RFC 1123 subdomain must consist of lower case alphanumeric "
-            "characters, '-' or '.', and must start and end with an alphanumeric character",
+            DNS_1123_TEXT,
             shown="name",
         )
 

@@ -7,7 +7,7 @@ from base64 import b64decode
 from ipaddress import ip_address
 
 MAX_SUBDOMAIN_CHARS = 253
-DNS_1123_TEXT = (
+_SUBDOMAIN_TEXT = (
     "a lowercase RFC 1123 subdomain must consist of lower case alphanumeric characters, '-' or '.', and must start "
     "and end with an alphanumeric character (e.g. 'example.com', regex used for validation is "
     "'[a-z0-9]([-a-z0-9]*[a-z0-9])?(\\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*')"
@@ -23,6 +23,11 @@ DNS_1035_TEXT = (
     "a DNS-1035 label must consist of lower case alphanumeric characters or '-', start with an alphabetic "
     "character, and end with an alphanumeric character (e.g. 'my-name',  or 'abc-123', regex used for "
     "validation is '[a-z]([-a-z0-9]*[a-z0-9])?')"
+)
+
+DNS_1123_TEXT = (
+    "invalid characters. A lowercase RFC 1123 subdomain must consist of lower case alphanumeric characters, '-' or "
+    "'.', and must start and end with an alphanumeric character"
 )
 
 
@@ -60,7 +65,7 @@ def hostname_faults(text: str) -> str:
     if len(text) > MAX_SUBDOMAIN_CHARS:
         faults.append(f"must be no more than {MAX_SUBDOMAIN_CHARS} characters")
     if not is_dns_1123_subdomain(text):
-        faults.append(DNS_1123_TEXT)
+        faults.append(_SUBDOMAIN_TEXT)
     elif any(len(label) > MAX_LABEL_CHARS for label in text.split(".")):
         faults.append(f"a label must be no more than {MAX_LABEL_CHARS} characters")
     return ", ".join(faults)

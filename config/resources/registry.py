@@ -17,9 +17,13 @@ from config.resources.hostnamegenerator import HostnameGenerator
 from config.resources.mesh import Mesh
 from config.resources.meshcircuitbreaker import MeshCircuitBreaker
 from config.resources.meshexternalservice import MeshExternalService
+from config.resources.meshidentity import MeshIdentity
 from config.resources.meshloadbalancingstrategy import MeshLoadBalancingStrategy
 from config.resources.meshretry import MeshRetry
 from config.resources.meshtimeout import MeshTimeout
+from config.resources.meshtls import MeshTLS
+from config.resources.meshtrafficpermission import MeshTrafficPermission
+from config.resources.meshtrust import MeshTrust
 from config.resources.meta import (
     API_VERSION,
     UNIVERSAL_KEYS,
@@ -44,6 +48,10 @@ KINDS: dict[str, type[Resource]] = {
         MeshCircuitBreaker,
         MeshRetry,
         MeshLoadBalancingStrategy,
+        MeshTrust,
+        MeshIdentity,
+        MeshTLS,
+        MeshTrafficPermission,
     )
 }
 
@@ -65,7 +73,6 @@ NOT_USED = frozenset(
         "MeshGatewayRoute",
         "MeshHTTPRoute",
         "MeshHealthCheck",
-        "MeshIdentity",
         "MeshInsight",
         "MeshMetric",
         "MeshMultiZoneService",
@@ -75,10 +82,7 @@ NOT_USED = frozenset(
         "MeshRateLimit",
         "MeshService",
         "MeshTCPRoute",
-        "MeshTLS",
         "MeshTrace",
-        "MeshTrafficPermission",
-        "MeshTrust",
         "OPAPolicy",
         "ProxyTemplate",
         "RateLimit",

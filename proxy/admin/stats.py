@@ -115,8 +115,8 @@ async def read(context: AdminContext) -> list[Table]:
     now_s = asyncio.get_running_loop().time()
     clusters = [row async for row in _rows(runtime.clusters.values(), lambda one: [_cluster(one, now_s)])]
     listeners = [row async for row in _rows(runtime.listeners.values(), lambda one: [_listener(one)])]
-    relayed = [one for one in runtime.listeners.values() if one.plan.protocol is not Protocol.HTTP]
-    spoken = [one for one in runtime.listeners.values() if one.plan.protocol is Protocol.HTTP]
+    relayed = [one for one in runtime.listeners.values() if one.plan.protocol is Protocol.TCP]
+    spoken = [one for one in runtime.listeners.values() if one.plan.protocol is not Protocol.TCP]
     streams = [row async for row in _rows(relayed, lambda one: [_tcp(one)])]
     requests = [row async for row in _rows(spoken, lambda one: [_http(one)])]
     for rows in (clusters, listeners, streams, requests):

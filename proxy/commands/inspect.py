@@ -16,6 +16,7 @@ from config.vipstate import StateError
 from proxy.exits import EXIT_CANNOT_START, EXIT_INVALID, EXIT_OK
 from proxy.options import Sources, VirtualIps
 from proxy.reading import read_all
+from tls.permissions import Permissions
 from tls.policy import Origination
 
 
@@ -50,6 +51,10 @@ def _lines(planned: Planned) -> Iterator[str]:
     proxy = plan.proxy
     yield f"dataplane {proxy.name} in mesh {proxy.mesh}, zone {proxy.zone}"
     yield f"admin     http://{plan.admin.address}:{plan.admin.port}/"
+    if plan.identity is not None:
+        yield f"identity  {plan.identity.id}" + ("" if plan.identity.not_after else ", without a certificate")
+    for bundle in plan.trust.by_domain.values():
+        yield f"trusts    {bundle.domain}: {len(bundle.anchors)} CA certificates, from {', '.join(bundle.sources)}"
     terms = {state.cluster.name: state.terms for state in planned.resources if state.cluster is not None}
     statuses = {state.cluster.name: state.status for state in planned.resources if state.cluster is not None}
     for listener in plan.listeners.values():
@@ -94,7 +99,20 @@ def _listener(listener: ListenerPlan, cluster: ClusterPlan, terms: Terms) -> Ite
     yield f"{listener.direction} {listener.bind} -> {cluster.service} ({listener.protocol})"
     if listener.access is Access.FORBID:
         yield "  access    forbidden: Mesh.routing.defaultForbidMeshExternalServiceAccess"
+    if listener.acceptance is not None:
+        yield f"  mTLS      {listener.acceptance.mode}"
+        yield f"  permits   {_permitted(listener.permissions)}"
     yield from _cluster(cluster, terms)
+
+
+def _permitted(permissions: Permissions | None) -> str:
+    if permissions is None:
+        return "every verified peer: there is no MeshTrafficPermission"
+    lists = (
+        ("allow", permissions.allow), ("shadow deny", permissions.shadow_deny), ("deny", permissions.deny)
+    )  # fmt: skip
+    said = [f"{name} {match}" for name, matches in lists for match in matches]
+    return "; ".join(said) if said else "nobody: no MeshTrafficPermission allows anybody"
 
 
 def _cluster(cluster: ClusterPlan, terms: Terms) -> Iterator[str]:
@@ -195,6 +213,8 @@ def plan_as_json(plan: Plan) -> dict[str, object]:
     return {
         "proxy": {"mesh": plan.proxy.mesh, "name": plan.proxy.name, "zone": plan.proxy.zone},
         "admin": {"address": plan.admin.address, "port": plan.admin.port},
+        "identity": None if plan.identity is None else plan.identity.id,
+        "trust": {name: len(bundle.anchors) for name, bundle in plan.trust.by_domain.items()},
         "listeners": [
             {
                 "name": listener.name,
@@ -205,6 +225,8 @@ def plan_as_json(plan: Plan) -> dict[str, object]:
                 "cluster": listener.cluster,
                 "access": listener.access,
                 "requestHeadersTimeoutSeconds": listener.request_headers_timeout_s,
+                "mtls": None if listener.acceptance is None else str(listener.acceptance.mode),
+                "permissions": None if listener.permissions is None else _permitted(listener.permissions),
             }
             for listener in plan.listeners.values()
         ],

@@ -286,7 +286,7 @@ def test_content_is_in_a_source_or_in_a_secret() -> None:
     assert DataSource(SourceKind.INLINE, b"hi").data == b"hi"
     assert DataSource(SourceKind.TEXT, "hi").data == b"hi"
     assert DataSource(SourceKind.SECRET, "a").secret_name == "a"
-    with pytest.raises(ValueError, match="in a secret"):
+    with pytest.raises(ValueError, match="elsewhere"):
         _ = DataSource(SourceKind.SECRET, "a").data
 
 

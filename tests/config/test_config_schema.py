@@ -59,4 +59,4 @@ def test_what_an_editor_needs_of_a_meshexternalservice() -> None:
 
 def test_an_unused_kind_has_none() -> None:
     with pytest.raises(KeyError):
-        schema_for("MeshTrust")
+        schema_for("MeshTrace")

@@ -540,7 +540,7 @@ WARNINGS = [
         "forwards to itself: give the application another port (servicePort) or IP (serviceAddress)",
     ),
     (outbound("{port: 1, tags: {kuma.io/service: a}}"), "networking.outbound[1]", "not a backendRef: skipped"),
-    ("type: MeshTrust #!\nname: a", "type", "kind MeshTrust is not used by this version and is skipped"),
+    ("type: MeshTrace #!\nname: a", "type", "kind MeshTrace is not used by this version and is skipped"),
     (
         "apiVersion: kuma.io/v1alpha1\nkind: MeshHealthCheck #!",
         "kind",

@@ -384,15 +384,6 @@ def test_an_inbound_accepts_plaintext_and_says_so(world: World) -> None:
     assert not planned.has_errors
 
 
-def test_an_inbound_that_should_be_mtls_is_not_opened(world: World) -> None:
-    world.dataplane(inbounds=[{"port": 8080, "servicePort": 8081}])
-    world.write("identity.yaml", "type: MeshIdentity\nmesh: default\nname: identity\nspec: {}\n")
-    planned = world.planned()
-    assert planned.plan is not None
-    assert planned.plan.listeners == {}
-    assert any("MeshIdentity ask for mTLS" in problem.message for problem in planned.problems)
-
-
 def test_an_ignored_inbound_is_not_opened(world: World) -> None:
     world.dataplane(inbounds=[{"port": 8080, "servicePort": 8081, "state": "Ignored"}])
     assert world.plan().listeners == {}

@@ -30,7 +30,8 @@ def test_what_the_page_says_to_have_no_effect_is_a_warning(kind: type[Policy]) -
 @pytest.mark.parametrize("kind", POLICIES, ids=lambda kind: kind.kind)
 def test_every_field_is_on_the_page(kind: type[Policy]) -> None:
     listed = rows(kind.kind)
-    conf = kind.model_fields["to"].annotation.__args__[0].model_fields["default"].annotation  # type: ignore[union-attr]
+    entries = kind.model_fields.get("to") or next(f for f in kind.model_fields.values() if f.alias == "rules")
+    conf = entries.annotation.__args__[0].model_fields["default"].annotation  # type: ignore[union-attr]
     for name, field in conf.model_fields.items():
         text = field.alias or name
         assert any(row == text or row.startswith(f"{text}.") for row in listed), text

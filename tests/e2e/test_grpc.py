@@ -274,6 +274,30 @@ def test_a_client_that_leaves_cancels_its_calls(world: World) -> None:
     assert {call.code() for call in calls} == {grpc.StatusCode.CANCELLED}
 
 
+# What operators see
+
+
+def test_statistics_and_the_access_log(koguma: Koguma, tmp_path: Path) -> None:
+    path = tmp_path / "access.log"
+    koguma.args += ["--access-log", str(path)]
+    with GrpcServer(tmp_path / "grpc") as server:
+        serve(koguma, server)
+        with koguma, caller_of(koguma) as caller:
+            assert [caller.unary("Echo", b"abc") for _ in range(3)] == [b"abc"] * 3
+            assert caller.refusal("Fail", b"NOT_FOUND gone")[0] is grpc.StatusCode.NOT_FOUND
+            assert caller.refusal("/kit.Test/Missing")[0] is grpc.StatusCode.UNIMPLEMENTED
+            server.stop()
+            assert caller.refusal()[0] is grpc.StatusCode.UNAVAILABLE
+            poll.until(lambda: path.read_text().count("\n") == 6, "six lines")
+            counts = {"grpc.0": 3, "grpc.5": 1, "grpc.12": 1, "grpc.14": 1, "grpc.success": 3, "upstream_rq_200": 6}
+            assert {name: koguma.stat("app", name) for name in counts} == counts
+            server.__enter__()
+    first, *_, last = (json.loads(line) for line in path.read_text().splitlines())
+    facts = ("protocol", "method", "path", "response_code", "response_flags", "bytes_received", "bytes_sent")
+    assert [first[fact] for fact in facts] == ["HTTP/2", "POST", "/kit.Test/Echo", 200, "-", 8, 8]
+    assert (last["response_code"], last["response_flags"]) == (200, "UF")
+
+
 # Balancing
 
 

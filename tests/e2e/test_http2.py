@@ -228,6 +228,11 @@ def test_many_streams_of_one_client(koguma: Koguma, version: Version) -> None:
             assert bodies == [f"/{number}" for number in range(100)]
             if version == "h2":
                 assert koguma.stat("app", "upstream_cx_total") == 1
+            stats = koguma.stats()
+            (prefix,) = {name.rpartition(".")[0] for name in stats if name.startswith("http.")}
+            wanted = {"rq_total": 100, "rq_http2_total": 100, "rq_http1_total": 0, "cx_http2_total": 1, "rq_2xx": 100}
+            assert {name: stats[f"{prefix}.downstream_{name}"] for name in wanted} == wanted
+            assert not any(name.startswith("tcp.") for name in stats)
 
 
 def test_a_stalled_stream_holds_up_no_other(koguma: Koguma) -> None:

@@ -153,6 +153,12 @@ class Authority:
         certificate = _sign(builder, key, self.key)
         return Authority(certificate, key, (certificate, *self.intermediates))
 
+    def cross_sign(self, other: Authority, *, window: Window = VALID) -> Authority:
+        """``other``'s name and key under a certificate that this authority issues."""
+        builder = _builder(other.certificate.subject, self.certificate.subject, other.key, window)
+        certificate = _sign(_as_authority(builder, True, None, None), other.key, self.key)
+        return Authority(certificate, other.key, (certificate, *self.intermediates))
+
     def leaf(
         self,
         *sans: str | x509.GeneralName,
@@ -161,6 +167,7 @@ class Authority:
         key_type: KeyType = "ec",
         usages: Sequence[ObjectIdentifier] | None = (SERVER, CLIENT),
         key_usage: x509.KeyUsage | None = None,
+        is_ca: bool = False,
     ) -> Identity:
         """A leaf with these subject alternative names (none at all: no such extension).
 
@@ -168,7 +175,7 @@ class Authority:
         """
         key = new_key(key_type)
         builder = _builder(_name(common_name), self.certificate.subject, key, window)
-        builder = builder.add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+        builder = builder.add_extension(x509.BasicConstraints(ca=is_ca, path_length=None), critical=True)
         names = [san(one) if isinstance(one, str) else one for one in sans]
         if names:
             builder = builder.add_extension(x509.SubjectAlternativeName(names), critical=False)

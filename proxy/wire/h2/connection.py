@@ -789,14 +789,14 @@ class Connection:
         if INITIAL_WINDOW_SIZE in values:
             self._change_stream_windows(values[INITIAL_WINDOW_SIZE])
         self._answer(SETTINGS_ACK)
+        is_first, self.settled = not self.settled, True
         if self._new_stream is None:
             before = self.max_streams
             ours = self._settings.max_concurrent_streams
             if MAX_CONCURRENT_STREAMS in values:
                 self.max_streams = min(values[MAX_CONCURRENT_STREAMS], ours)
-            elif not self.settled:
+            elif is_first:
                 self.max_streams = ours
-            self.settled = True
             if self.max_streams > before:
                 self.handler.on_capacity()
         self._pump()

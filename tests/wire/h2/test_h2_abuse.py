@@ -120,7 +120,7 @@ class TestResets:
         rig = Rig()
         frames = opened(rig, rst_stream)
         for _ in range(40):
-            for _ in range(100):
+            for _ in range(50):
                 rig.feed(next(frames))
             rig.connection.refill()
 

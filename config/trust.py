@@ -1,0 +1,212 @@
+"""What a Dataplane's inbounds demand: from MeshTrusts, MeshIdentities, MeshTLS and MeshTrafficPermissions.
+
+It fails closed. An inbound is plaintext only where no MeshIdentity means the Dataplane, or the one that does has no
+provider (Kuma's "SpiffeID only" mode); a warning says so. Where an identity is meant and cannot be had, or where a
+document that might have demanded mTLS cannot be read and never could, no inbound opens. A MeshTrafficPermission that
+cannot be read denies everybody. Without any MeshTrafficPermission in the mesh every verified peer passes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from config.identity import IdentityDesk, NoIdentity, SecretLookup, own_bundle, select, spiffe_id_of, trust_domain_of
+from config.load import Document, Key
+from config.plan import IdentityPlan
+from config.policies.merge import merge
+from config.policies.policy import Policy
+from config.policies.selection import Entry, in_order, is_for
+from config.policies.target_ref import WHOLE_MESH, TargetKind
+from config.problems import Problem, Severity
+from config.resources.dataplane import Dataplane, Inbound
+from config.resources.meshexternalservice import Version
+from config.resources.meshidentity import MeshIdentity, ProviderType
+from config.resources.meshtls import MeshTLS, TlsConf
+from config.resources.meshtrafficpermission import MeshTrafficPermission
+from config.resources.meshtrust import MeshTrust
+from config.services import ALPN, tls_versions
+from tls.acceptance import Acceptance, InboundMode
+from tls.bundles import TrustBundle, TrustBundles, validity_of
+from tls.identity import Svid
+from tls.material import MaterialError
+from tls.permissions import Permissions
+from tls.server_context import server_context
+
+KINDS = frozenset({MeshTrust.kind, MeshIdentity.kind, MeshTLS.kind, MeshTrafficPermission.kind})
+
+_DEMANDING = frozenset({MeshIdentity.kind, MeshTLS.kind})
+"""Kinds that may demand mTLS: an unreadable document of theirs is not known not to."""
+
+
+@dataclass(slots=True)
+class InboundTerms:
+    """What holds for the inbounds of one Dataplane. ``refusal``: why none of them may open."""
+
+    bundles: TrustBundles = field(default_factory=TrustBundles)
+    identity: IdentityPlan | None = None
+    refusal: str | None = None
+    warning: str | None = None
+    """Why an inbound is plaintext."""
+    problems: list[Problem] = field(default_factory=list)
+    _svid: Svid | None = None
+    _tls: list[tuple[MeshTLS, Entry]] = field(default_factory=list)
+    _permissions: list[MeshTrafficPermission] = field(default_factory=list)
+    _restricts: bool = False
+
+    def acceptance(self, inbound: Inbound) -> Acceptance | None:
+        """Of an inbound. Raises :class:`MaterialError` where OpenSSL will not have the material."""
+        if self._svid is None:
+            return None
+        confs = [entry.conf for policy, entry in self._tls if _means(policy, inbound)]
+        conf = merge(confs) if confs else TlsConf()
+        assert isinstance(conf, TlsConf)
+        minimum, maximum = tls_versions(conf.tls_version or Version())
+        acceptance = Acceptance(
+            identity=self._svid.pair,
+            bundles=self.bundles,
+            mode=conf.mode or InboundMode.STRICT,
+            min_version=minimum,
+            max_version=maximum,
+            ciphers=conf.tls_ciphers or (),
+            alpn=ALPN.get(inbound.plan_protocol, ()),
+        )
+        server_context(acceptance)  # OpenSSL has the last word: better now than at the first connection
+        return acceptance
+
+    def permissions(self, inbound: Inbound) -> Permissions | None:
+        if not self._restricts:
+            return None
+        return sum((p.permissions for p in self._permissions if _means(p, inbound)), Permissions())
+
+
+class TrustPlanner:
+    """Makes terms again and again; what was issued stays in force until it is due."""
+
+    def __init__(self, desk: IdentityDesk, *, partial: bool) -> None:
+        self._desk = desk
+        self._partial = partial
+
+    def terms(
+        self,
+        good: Mapping[Key, Document],
+        current: Mapping[Key, Document],
+        dataplane: Dataplane,
+        secret: SecretLookup,
+        now: datetime,
+    ) -> InboundTerms:
+        """``good``: the documents in force, old versions of broken ones among them; ``current``: those of the set."""
+        terms = InboundTerms()
+        mine = [d for d in good.values() if d.kind in KINDS and d.mesh == dataplane.mesh]
+        by_kind: dict[str, list[Document]] = {kind: [] for kind in KINDS}
+        for document in mine:
+            by_kind[document.kind].append(document)
+        unreadable = {
+            document.kind
+            for key, document in current.items()
+            if document.kind in KINDS and document.mesh == dataplane.mesh and key not in good
+        }
+        bundles = list(_given_bundles(by_kind[MeshTrust.kind], terms, now))
+        self._plan_identity(by_kind[MeshIdentity.kind], bundles, dataplane, secret, now, terms)
+        try:
+            terms.bundles = TrustBundles.of(bundles)
+        except MaterialError as error:
+            terms.refusal = error.message
+        if unreadable & _DEMANDING:
+            terms.refusal = f"{' and '.join(sorted(unreadable & _DEMANDING))} cannot be read, and may demand mTLS"
+        terms._tls = _tls_policies(by_kind[MeshTLS.kind], dataplane)
+        permissions = [d.resource for d in by_kind[MeshTrafficPermission.kind]]
+        terms._permissions = [p for p in permissions if isinstance(p, MeshTrafficPermission) and is_for(p, dataplane)]
+        terms._restricts = bool(permissions) or MeshTrafficPermission.kind in unreadable
+        if MeshTrafficPermission.kind in unreadable:
+            terms._permissions = []
+        return terms
+
+    def _plan_identity(
+        self,
+        documents: list[Document],
+        bundles: list[TrustBundle],
+        dataplane: Dataplane,
+        secret: SecretLookup,
+        now: datetime,
+        terms: InboundTerms,
+    ) -> None:
+        """Add what the identities of the mesh make trusted, and give the Dataplane its own."""
+        self._desk.retain(documents)
+        chosen = select(documents, dataplane)
+        if chosen is None:
+            terms.warning = "there is no MeshIdentity" + (" for this Dataplane" if documents else "")
+        for document in documents:
+            try:
+                bundle = self._plan_one(document, document is chosen, dataplane, secret, now, terms)
+            except NoIdentity as error:
+                severity = Severity.WARNING if error.missing and self._partial else Severity.ERROR
+                terms.problems.append(document.problem(error.field, error.message, severity))
+                if document is chosen:
+                    terms.refusal = f'MeshIdentity "{document.name}" is not ready: {error.message}'
+            else:
+                if bundle is not None:
+                    bundles.append(bundle)
+
+    def _plan_one(
+        self,
+        document: Document,
+        is_chosen: bool,
+        dataplane: Dataplane,
+        secret: SecretLookup,
+        now: datetime,
+        terms: InboundTerms,
+    ) -> TrustBundle | None:
+        resource = document.resource
+        assert isinstance(resource, MeshIdentity)
+        provider = resource.provider
+        if provider is None and not is_chosen:
+            return None
+        if provider is not None and provider.type != ProviderType.BUNDLED:
+            if is_chosen:
+                raise NoIdentity("spec.provider.type", f"provider {provider.type} is not served by this version", True)
+            return None
+        domain = trust_domain_of(document, dataplane)
+        identity = spiffe_id_of(document, dataplane, domain) if is_chosen else None
+        bundled = resource.bundled
+        if bundled is None:
+            terms.identity = IdentityPlan(str(identity), resource.kri())
+            terms.warning = f'MeshIdentity "{document.name}" has no provider, so there is no certificate'
+            return None
+        authority = self._desk.authority(document, bundled, domain, secret, now)
+        if bundled.is_autogenerated and not self._desk.keeps:
+            text = "the CA is lost when the program ends, and trust in it with it: give --state-dir"
+            terms.problems.append(document.problem("spec.provider.bundled.autogenerate", text, Severity.WARNING))
+        if identity is not None:
+            svid = terms._svid = self._desk.certificate(authority, identity, bundled, now)
+            terms.identity = IdentityPlan(str(identity), resource.kri(), svid.not_after, svid.renew_at)
+        return own_bundle(document, authority, domain)
+
+
+def _given_bundles(documents: Iterable[Document], terms: InboundTerms, now: datetime) -> Iterable[TrustBundle]:
+    for document in documents:
+        resource = document.resource
+        assert isinstance(resource, MeshTrust)
+        for note in validity_of(resource.bundle, now):
+            terms.problems.append(document.problem("spec.caBundles", note, Severity.WARNING))
+        yield resource.bundle
+
+
+def _tls_policies(documents: Iterable[Document], dataplane: Dataplane) -> list[tuple[MeshTLS, Entry]]:
+    """Kuma's order, the strongest last."""
+    entries: list[Entry] = []
+    for document in documents:
+        policy = document.resource
+        assert isinstance(policy, MeshTLS)
+        if is_for(policy, dataplane):
+            entries += (
+                Entry(document, policy, index, WHOLE_MESH, conf) for index, (_, conf) in enumerate(policy.inbound_confs)
+            )
+    return [(entry.policy, entry) for entry in in_order(entries) if isinstance(entry.policy, MeshTLS)]
+
+
+def _means(policy: Policy, inbound: Inbound) -> bool:
+    """Whether a policy for the Dataplane is one for this inbound."""
+    section = policy.target.section_name if policy.target.kind == TargetKind.DATAPLANE else None
+    return not section or section in (inbound.section, str(inbound.port))
