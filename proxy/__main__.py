@@ -95,7 +95,7 @@ def _dispatch(arguments: argparse.Namespace) -> int:
             from proxy.commands.inspect import inspect
 
             sources = options.sources_of(arguments, os.environ, arguments.paths)
-            return inspect(sources, options.vips_of(arguments), arguments.format)
+            return inspect(sources, arguments.format, options.vips_of(arguments))
         case "diagnose":
             from proxy.commands.diagnose import diagnose
 

@@ -20,7 +20,7 @@ from tls.permissions import Permissions
 from tls.policy import Origination
 
 
-def inspect(sources: Sources, vips: VirtualIps, output: str) -> int:
+def inspect(sources: Sources, output: str, vips: VirtualIps | None = None) -> int:
     try:
         planned, _ = read_all(sources, partial=False, vips=vips)
     except StateError as exc:
