@@ -251,6 +251,7 @@ def test_unimplemented(caller: Caller, method: str) -> None:
 
 def test_cancel_after_begin(world: World, caller: Caller) -> None:
     call = caller.start("Wait", metadata=[("x-call", "begun")])
+    assert ("x-kit-begun", "1") in call.initial_metadata(), "which comes long before a message"
     world.server.wait_for("waiting", "begun")
     call.cancel()
     assert call.code() is grpc.StatusCode.CANCELLED
