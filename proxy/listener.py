@@ -76,6 +76,8 @@ class Listener:
         self._limit = limit
         self._throttle = throttle
         self.access_log: AccessLog | None = None
+        self.shares_port = False
+        """Whether other workers listen at the same address."""
         self._loop = asyncio.get_running_loop()
         self.now = self._loop.time
         self._socket: socket.socket | None = None
@@ -85,7 +87,7 @@ class Listener:
 
     def open(self) -> None:
         """Bind. Nothing is accepted before :meth:`start`."""
-        self._socket = bind(str(self.plan.address), self.plan.port)
+        self._socket = bind(str(self.plan.address), self.plan.port, is_shared=self.shares_port)
         keep_alive(self._socket)
 
     async def start(self) -> None:

@@ -6,6 +6,7 @@ A flag that ``kuma-dp run`` also has keeps its name, meaning and ``KUMA_*`` vari
 from __future__ import annotations
 
 import argparse
+import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,6 +17,7 @@ from config.template import Variables, parse_variables
 from proxy import logs
 
 DURATION = re.compile(r"(\d+(?:\.\d+)?)(ns|us|µs|ms|s|m|h)")
+MAX_WORKERS = 128
 PROXY_TYPES = ("dataplane",)
 UNIT_S = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
 
@@ -54,6 +56,8 @@ class RunOptions:
     """A path, or ``-`` for standard output."""
     without_effect: tuple[str, ...] = ()
     """Flags that ask for what this version does not have; said when it starts."""
+    concurrency: int = 1
+    """Processes that carry traffic."""
     log_level: str = "info"
     log_format: logs.Format = "text"
 
@@ -102,10 +106,14 @@ def _port(text: str) -> int:
     return int(text)
 
 
-def _count(text: str) -> int:
+def _concurrency(text: str) -> int:
+    """``0`` is one for each CPU that this process may use (taskset, cpusets of containers)."""
     if not text.isdecimal():
         raise ValueError(f'"{text}" is not a number')
-    return int(text)
+    count = int(text) or len(os.sched_getaffinity(0))
+    if count > MAX_WORKERS:
+        raise ValueError(f"{count} workers: there may be {MAX_WORKERS}")
+    return count
 
 
 def _address(text: str) -> str:
@@ -214,12 +222,13 @@ def add_run(parser: argparse.ArgumentParser, environ: Mapping[str, str]) -> None
     parser.add_argument(
         "--access-log", metavar="PATH", help="a line for each HTTP exchange; - is standard output (default: none)"
     )
-    later = parser.add_argument_group("accepted, and without effect in this version")
-    later.add_argument(
-        "--concurrency", metavar="N", type=_type(_count, "a number"),
+    parser.add_argument(
+        "--concurrency", metavar="N", type=_type(_concurrency, "a number of workers"),
         default=environ.get("KUMA_DATAPLANE_RUNTIME_CONCURRENCY", "1"),
-        help="workers; there is one [KUMA_DATAPLANE_RUNTIME_CONCURRENCY]",
+        help="processes that share the ports and the traffic; 0: one for each CPU that we may use "
+        "(default: %(default)s) [KUMA_DATAPLANE_RUNTIME_CONCURRENCY]",
     )  # fmt: skip
+    later = parser.add_argument_group("accepted, and without effect in this version")
     later.add_argument("--state-dir", metavar="DIR", type=Path, help="nothing is kept between runs")
     later.add_argument(
         "--dns-enabled", action=argparse.BooleanOptionalAction, default=False, help="there is no DNS server"
@@ -249,7 +258,6 @@ def names_of(args: argparse.Namespace) -> Names:
 
 def _without_effect(args: argparse.Namespace) -> tuple[str, ...]:
     asked = {
-        "--concurrency": args.concurrency > 1,
         "--dns-enabled": args.dns_enabled,
         "--vips": args.vips,
         "--state-dir": args.state_dir is not None,
@@ -266,6 +274,7 @@ def run_options(args: argparse.Namespace, environ: Mapping[str, str]) -> RunOpti
         admin_port=args.admin_port,
         drain_time_s=args.drain_time,
         access_log=args.access_log,
+        concurrency=args.concurrency,
         without_effect=_without_effect(args),
         log_level=args.log_level,
         log_format=args.log_format,

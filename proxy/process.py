@@ -14,34 +14,31 @@ import json
 import logging
 import operator
 import os
-import random
 import signal
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from config.load import Loaded, Loader
+from config.plan import Plan
 from config.planner import Health, Planned, Planner, ResourceState, Settings
 from config.problems import Problem
 from proxy import logs
 from proxy.admin.context import AdminContext
 from proxy.admin.server import AdminServer
-from proxy.cluster import Services
-from proxy.dial import Dialer
+from proxy.assembly import Settings as TrafficSettings
+from proxy.assembly import assemble
+from proxy.clock import wall_clock
 from proxy.exits import EXIT_CANNOT_START, EXIT_INVALID, EXIT_OK
 from proxy.files import watch_files
-from proxy.http.access_log import AccessLog
-from proxy.listener import ConnectionLimit
-from proxy.lookup import Resolver
 from proxy.options import RunOptions
-from proxy.reading import read_dataplane, standard_input, wall_clock
-from proxy.resolver import ResolverPool
+from proxy.reading import read_dataplane, standard_input
 from proxy.runtime import Applied, Runtime
 from proxy.sockets import StartError
 from proxy.stats import ReloadStats
 from proxy.tasks import spawn
-from proxy.throttle import Throttle
+from proxy.workers.supervisor import Fleet
 
 log = logging.getLogger("koguma.process")
 
@@ -78,10 +75,8 @@ class Process:
         self._planner = Planner(Settings(os.environ, options.admin_address, options.admin_port))
         self._reload_stats = ReloadStats()
         self._planned: Planned | None = None
-        self._runtime: Runtime | None = None
+        self._runtime: Runtime | Fleet | None = None
         self._admin: AdminServer | None = None
-        self._names: ResolverPool | None = None
-        self._access_log: AccessLog | None = None
         self._stopping = asyncio.Event()
         self._reload_wanted = asyncio.Event()
         self._stdin = standard_input(options.sources)
@@ -131,14 +126,7 @@ class Process:
     async def _start(self, planned: Planned) -> None:
         assert planned.plan is not None
         options = self._options
-        clock = self._loop.time
-        names = options.names
-        resolver = Resolver(names.upstreams or None, names.hosts_file, clock)
-        self._names = ResolverPool(resolver.resolve, clock=clock, scheduler=self._loop, rng=random.Random())
-        self._access_log = self._open_access_log()
-        services = Services(Dialer(wall_clock), self._names, Throttle(clock), wall_clock, self._access_log)
-        limit = ConnectionLimit.from_descriptors()
-        runtime = self._runtime = Runtime(planned.plan, services, limit, options.drain_time_s)
+        runtime = self._runtime = self._new_runtime(planned.plan)
         for flag in options.without_effect:
             log.warning("%s has no effect in this version", flag)
         self._report(planned.problems)
@@ -153,14 +141,19 @@ class Process:
         self._reload_stats.generation = 1
         self._say_ready(planned)
 
-    def _open_access_log(self) -> AccessLog | None:
-        path = self._options.access_log
-        if path is None:
-            return None
-        try:
-            return AccessLog(path, self._options.log_format == "json")
-        except OSError as exc:
-            raise StartError(f"cannot write the access log {path}: {exc.strerror}") from exc
+    def _new_runtime(self, plan: Plan) -> Runtime | Fleet:
+        """What carries traffic: this process, or workers. Raises :class:`StartError`."""
+        options = self._options
+        settings = TrafficSettings(
+            options.drain_time_s,
+            options.names.upstreams,
+            options.names.hosts_file,
+            options.access_log,
+            options.log_format == "json",
+        )
+        if options.concurrency == 1:
+            return assemble(plan, settings)
+        return Fleet(settings, options.concurrency, options.log_level, options.log_format)
 
     def _say_ready(self, planned: Planned) -> None:
         assert self._runtime is not None
@@ -283,11 +276,11 @@ class Process:
 
     # Admin
 
-    def _admin_context(self, runtime: Runtime) -> AdminContext:
+    def _admin_context(self, runtime: Runtime | Fleet) -> AdminContext:
         options = self._options
-        return AdminContext(
+        context = AdminContext(
             runtime=runtime,
-            state=lambda: "DRAINING" if self._failing_health else self._state,
+            state=self._server_state,
             resources=self._resources,
             reload=self._reload_stats,
             node_id=f"{runtime.plan.proxy.mesh}.{runtime.plan.proxy.name}",
@@ -301,14 +294,30 @@ class Process:
                 "drain_time": f"{options.drain_time_s:g}s",
                 "log_level": options.log_level,
             },
+            concurrency=options.concurrency,
             utc_now=wall_clock,
         )
+        if isinstance(runtime, Fleet):
+            context.workers, context.refresh, context.memory = runtime.stats, runtime.refresh, runtime.memory
+        return context
+
+    def _server_state(self) -> str:
+        if self._failing_health:
+            return "DRAINING"
+        if self._state == "LIVE" and isinstance(self._runtime, Fleet) and not self._runtime.is_serving:
+            return "INITIALIZING"
+        return self._state
 
     async def quit(self) -> None:
         self._stop()
 
     async def healthcheck(self, *, fail: bool) -> None:
         self._failing_health = fail
+
+    async def set_levels(self, levels: Mapping[str, int]) -> None:
+        logs.set_levels(levels)
+        if isinstance(self._runtime, Fleet):
+            await self._runtime.set_levels(levels)
 
     async def drain_listeners(self, *, inbound_only: bool, graceful: bool, skip_exit: bool) -> None:
         """``graceful``: connections have the drain time; ``skip_exit``: the ports stay open all the same."""
@@ -356,6 +365,8 @@ class Process:
     def _stop(self) -> None:
         if self._stopping.is_set():
             log.warning("second signal: leaving at once")
+            if isinstance(self._runtime, Fleet):
+                self._runtime.kill()
             os._exit(EXIT_OK)
         self._stopping.set()
 
@@ -371,7 +382,3 @@ class Process:
             await self._runtime.close()
         if self._admin is not None:
             await self._admin.close()
-        if self._names is not None:
-            self._names.close()
-        if self._access_log is not None:
-            self._access_log.close()

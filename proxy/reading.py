@@ -4,15 +4,11 @@ from __future__ import annotations
 
 import os
 import sys
-from datetime import UTC, datetime
 
 from config.load import Loaded, Loader, load_dataplane
 from config.planner import Planned, Planner, Settings
+from proxy.clock import wall_clock
 from proxy.options import Sources
-
-
-def wall_clock() -> datetime:
-    return datetime.now(UTC)
 
 
 def read_dataplane(sources: Sources, stdin: str = "") -> Loaded:

@@ -34,6 +34,11 @@ from tests.kit.yamlkit import Document
 SOURCE_ROOT = Path(__file__).resolve().parents[2]
 KOGUMA = (sys.executable, "-m", "proxy")
 
+_CONCURRENCY = (
+    ("--concurrency", os.environ["KOGUMA_TEST_CONCURRENCY"]) if "KOGUMA_TEST_CONCURRENCY" in os.environ else ()
+)
+"""``KOGUMA_TEST_CONCURRENCY=2`` runs every end-to-end test with so many workers; what a test asks for beats it."""
+
 READY_S = 20.0
 RELOAD_S = 10.0
 STOP_S = 10.0
@@ -162,6 +167,7 @@ class Koguma:
             self.drain_time,
             "--log-format",
             "json",
+            *_CONCURRENCY,
             *self.args,
         ]
 

@@ -99,6 +99,8 @@ OURS = [
     "koguma.reload.rejected",
     "koguma.reload.success",
     "koguma.unverified_services",
+    "koguma.workers.crashed",
+    "koguma.workers.running",
 ]
 
 
