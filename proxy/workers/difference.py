@@ -24,7 +24,7 @@ NOTHING = Plan(ProxyIdentity("", ""))
 STAGE_PARTS = 256
 """Parts of one stage. They share what they have in common, such as a CA bundle."""
 
-SHARED_LIMITS = ("max_connections", "max_pending_requests")
+SHARED_LIMITS = ("max_connections", "max_pending_requests", "max_requests", "max_retries")
 """Limits of a service that hold for all workers together."""
 
 
