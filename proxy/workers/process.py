@@ -132,12 +132,15 @@ class WorkerProcess:
             log.error("%s: %s", self, exc)
             self.kill()
         self._is_gone = True
+        self._channel.close()
         for pieces in self._answers.values():
             pieces.put_nowait(None)
 
     async def ended(self) -> int:
-        """The exit code, once there is one; negative for a signal."""
-        return await self._process.wait()
+        """The exit code, once there is one; negative for a signal. Nobody waits for an answer any more."""
+        code = await self._process.wait()
+        await asyncio.wait([self._reader])
+        return code
 
     def leave(self) -> None:
         """End the conversation: the worker drains, if it has not, and ends by itself."""

@@ -131,6 +131,7 @@ async def _run(descriptor: int) -> int:
         await worker.run()
         return EXIT_OK
     finally:
+        channel.close()
         log_setup.close()
 
 
