@@ -41,14 +41,14 @@ def workers(koguma: Koguma) -> list[int]:
     return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
-def sockets(port: int, state: str) -> dict[int, str]:
-    """The sockets of this host at a local port, by the port of the other side: what ``/proc`` calls them."""
-    found = {}
-    for line in Path("/proc/net/tcp").read_text().splitlines()[1:]:
-        fields = line.split()
-        if int(fields[1].rpartition(":")[2], 16) == port and fields[3] == state:
-            found[int(fields[2].rpartition(":")[2], 16)] = f"socket:[{fields[9]}]"
-    return found
+def sockets(port: int, state: str) -> list[tuple[int, str]]:
+    """The sockets of this host at a local port: the port of the other side, and what ``/proc`` calls the socket."""
+    rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+    return [
+        (int(row[2].rpartition(":")[2], 16), f"socket:[{row[9]}]")
+        for row in rows
+        if int(row[1].rpartition(":")[2], 16) == port and row[3] == state
+    ]
 
 
 def open_files(pid: int) -> set[str]:
@@ -65,7 +65,7 @@ def open_files(pid: int) -> set[str]:
 def by_owner(koguma: Koguma, apps: Iterable[socket.socket]) -> dict[int, list[socket.socket]]:
     """Which worker serves each of these connections."""
     held = {pid: open_files(pid) for pid in workers(koguma)}
-    there = sockets(koguma.port("app"), ESTABLISHED)
+    there = dict(sockets(koguma.port("app"), ESTABLISHED))
     owned: dict[int, list[socket.socket]] = {pid: [] for pid in held}
     for app in apps:
         (owner,) = [pid for pid, files in held.items() if there[app.getsockname()[1]] in files]
@@ -101,14 +101,9 @@ def test_ready_means_that_all_listen(koguma: Koguma) -> None:
     with serving(koguma, peers.echo):
         pids = workers(koguma)
         assert len(pids) == 2
-        listening = [
-            name
-            for line in Path("/proc/net/tcp").read_text().splitlines()[1:]
-            if (fields := line.split())[3] == LISTEN and int(fields[1].rpartition(":")[2], 16) == koguma.port("app")
-            for name in [f"socket:[{fields[9]}]"]
-        ]
+        listening = {name for _, name in sockets(koguma.port("app"), LISTEN)}
         assert len(listening) == 2
-        assert all(len(open_files(pid) & set(listening)) == 1 for pid in pids)
+        assert all(len(open_files(pid) & listening) == 1 for pid in pids)
         assert koguma.admin("/server_info").json()["command_line_options"]["concurrency"] == 2
         assert koguma.stats()["koguma.workers.running"] == koguma.stats()["server.concurrency"] == 2
 
@@ -190,15 +185,14 @@ def test_a_replacement_runs_the_plan_of_today(koguma: Koguma) -> None:
 
 
 def test_a_reload_reaches_all_and_costs_no_request(koguma: Koguma) -> None:
-    failures: list[str] = []
+    failures: list[int | None] = []
     stop = threading.Event()
 
     def keep_asking() -> None:
         while not stop.is_set():
             with Wire(koguma.port("app")) as wire:
-                for _ in range(20):
-                    if (status := wire.get().status) != 200:
-                        failures.append(str(status))
+                statuses = [wire.get().status for _ in range(20)]
+                failures.extend(status for status in statuses if status != 200)
 
     with Origin(always(ok(b"old"))) as old, Origin(always(ok(b"new"))) as new:
         koguma.service("app", [old.endpoint], protocol="http")
@@ -354,9 +348,8 @@ def test_log_lines_carry_the_worker_and_levels_reach_it(koguma: Koguma) -> None:
         koguma.admin("/logging?level=info", method="POST")
         for _ in range(CONNECTIONS):
             client.gets_nowhere(koguma.port("app"))
-        koguma.wait_for_stat("app", "upstream_cx_none_healthy", 0)
-        lines = koguma.events("upstream_failed")
-        assert {line["worker"] for line in lines} <= {1, 2}
+        line = koguma.wait_for_event("upstream_failed")
+        assert line["worker"] in (1, 2)
         assert all("worker" not in line for line in koguma.log if line.get("event") == "ready")
 
 

@@ -19,8 +19,8 @@ from proxy.assembly import Settings
 from proxy.stats import ClusterStats
 from proxy.workers import channel as module
 from proxy.workers.channel import Channel, ChannelError, decode, encode
-from proxy.workers.messages import Apply, Failure, Look, Piece, Request, Setup
 from proxy.workers.difference import Stage, compare
+from proxy.workers.messages import Apply, Failure, Look, Piece, Request, Setup
 from tests.proxy.rig import trusting
 from tls.verdict import Cause, Verdict
 
@@ -45,6 +45,11 @@ class Call:
 
     def __reduce__(self) -> tuple[Callable[..., Any], tuple[object, ...]]:
         return self.function, self.arguments
+
+
+async def send_often(channel: Channel) -> None:
+    for _ in range(100):
+        await channel.send(Piece(1, b"x" * 100_000))
 
 
 def run(scenario: Callable[[Channel, Channel, socket.socket], Awaitable[None]]) -> None:
@@ -125,7 +130,7 @@ def test_nothing_is_reached_through_our_modules(where: str, name: str) -> None:
     def text(value: str) -> bytes:
         return b"\x8c" + bytes([len(value)]) + value.encode()
 
-    with pytest.raises(ChannelError, match="does not belong into a message|not a message"):
+    with pytest.raises(ChannelError, match=r"does not belong into a message|not a message"):
         decode(b"\x80\x04" + text(where) + text(name) + b"\x93.")
 
 
@@ -176,7 +181,6 @@ def test_to_send_to_an_end_that_has_gone_raises() -> None:
         its.close()
         assert await mine.receive() is None
         with pytest.raises(OSError):  # noqa: PT011 - broken pipe or reset, whichever is first
-            for _ in range(100):
-                await mine.send(Piece(1, b"x" * 100_000))
+            await send_often(mine)
 
     run(scenario)
