@@ -277,13 +277,16 @@ class Fleet:
 
     async def _look_at(self, place: _Place, worker: WorkerProcess) -> None:
         known = place.known
-        async for part in worker.ask(Look()):
-            if isinstance(part, Slice):
-                known.take(part)
-                self._outdated.update(state.name for state in part.clusters)
-                self._outdated.update(state.name for state in part.listeners)
-            elif isinstance(part, Summary):
-                known.summary = part
+        try:
+            async for part in worker.ask(Look()):
+                if isinstance(part, Slice):
+                    known.take(part)
+                    self._outdated.update(state.name for state in part.clusters)
+                    self._outdated.update(state.name for state in part.listeners)
+                elif isinstance(part, Summary):
+                    known.summary = part
+        except WorkerFailed as exc:
+            log.error("%s: its numbers are those of the last look", exc)
 
     def _draw(self) -> None:
         """Without a pause: a worker that ended in between would be counted twice, with the living and with the past."""
