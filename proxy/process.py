@@ -109,6 +109,7 @@ class Process:
         reloader.cancel()
         await self._drain()
         await self._close()
+        self._ignore_signals()
         return EXIT_OK
 
     # Start
@@ -369,6 +370,12 @@ class Process:
                 self._runtime.kill()
             os._exit(EXIT_OK)
         self._stopping.set()
+
+    def _ignore_signals(self) -> None:
+        """All is done: one that comes while the interpreter ends must not make a failure of it."""
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            self._loop.remove_signal_handler(number)
+            signal.signal(number, signal.SIG_IGN)
 
     async def _drain(self) -> None:
         assert self._runtime is not None
