@@ -219,11 +219,12 @@ def test_listeners_come_go_and_swap(koguma: Koguma) -> None:
     with Peer(peers.banner(b"one")) as one, Peer(peers.banner(b"two")) as two:
         koguma.service("one", [one.endpoint])
         with koguma:
-            port = koguma.changing(lambda: koguma.service("two", [two.endpoint])) and koguma.port("two")
+            port = koguma.service("two", [two.endpoint])
             poll.until(lambda: client.ask(port, b"") == b"two", "the new listener")
             swapped = [yamlkit.outbound(port, "one"), yamlkit.outbound(koguma.port("one"), "two")]
-            text = yamlkit.render(yamlkit.dataplane(swapped))
-            koguma.changing(lambda: koguma.dataplane_file.write_text(text))
+            text, mark = yamlkit.render(yamlkit.dataplane(swapped)), len(koguma.log)
+            koguma.dataplane_file.write_text(text)
+            poll.until(lambda: any(one["changed"] for one in koguma.events("reloaded", since=mark)), "the swap")
             for _ in range(CONNECTIONS // 2):
                 assert client.ask(port, b"") == b"one"
                 assert client.ask(koguma.port("one"), b"") == b"two"
