@@ -8,7 +8,7 @@ under its key, so that a reload can keep what it had; a file of which a part can
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from pathlib import Path as FilePath
@@ -100,15 +100,30 @@ def load_resources(paths: Sequence[str | FilePath]) -> Loaded:
     return Loader().load(paths)
 
 
-class Loader:
-    """Loads again and again: a file whose content did not change gives the very documents that it gave before."""
+SETTLED_S = 2.0
+"""How long a file must have stayed as it is for its time stamp to prove that it still is: no file system that is
+watched counts time in coarser steps.
+"""
 
-    def __init__(self) -> None:
+
+class Loader:
+    """Loads again and again: a file whose content did not change gives the very documents that it gave before.
+
+    With ``clock`` (epoch seconds) a file whose inode, size and times are those of the last reading is not even opened,
+    unless it had changed so shortly before that reading that another change could have the same time.
+    """
+
+    def __init__(self, clock: Callable[[], float] | None = None) -> None:
+        self._clock = clock
         self._cache: _Cache = {}
+
+    def distrust(self) -> None:
+        """Read every file the next time, whatever its time stamp says."""
+        self._cache = {file: replace(contents, stamp=None) for file, contents in self._cache.items()}
 
     def load(self, paths: Sequence[str | FilePath]) -> Loaded:
         """As :func:`load_resources`."""
-        loading = _Loading(self._cache)
+        loading = _Loading(self._cache, self._clock() - SETTLED_S if self._clock is not None else float("-inf"))
         _load(paths, loading)
         self._cache = loading.read_now
         return loading.finish()
@@ -123,17 +138,17 @@ def _load(paths: Sequence[str | FilePath], loading: _Loading) -> None:
         except OSError as error:
             loading.unreadable(str(path), 1, _os_message(error))
             continue
-        for file in files:
-            real = _real_path(file, folders)
+        for file, is_link in files:
+            real = os.path.realpath(file) if is_link else _real_path(file, folders)
             if real not in seen:
                 seen.add(real)
                 loading.read_file(file)
 
 
 def _real_path(file: str, folders: dict[str, str]) -> str:
-    """``os.path.realpath``, which is slow for ten thousand files of one folder; ``folders`` remembers those seen."""
-    if os.path.islink(file):
-        return os.path.realpath(file)
+    """``os.path.realpath`` of a file that is no link, which is slow for ten thousand files of one folder; ``folders``
+    remembers those seen.
+    """
     folder, name = os.path.split(file)
     real = folders.get(folder)
     if real is None:
@@ -194,7 +209,12 @@ class _Contents:
     digest: bytes
     documents: tuple[Document, ...]
     faults: tuple[Fault, ...]
+    stamp: _Stamp | None = None
+    """``None``: not to be relied on."""
 
+
+_Stamp: TypeAlias = "tuple[int, int, int, int, int]"
+"""Device, inode, size, and the times of the last change of content and of anything, in nanoseconds."""
 
 _Cache: TypeAlias = "dict[str, _Contents]"
 """By file name."""
@@ -209,8 +229,10 @@ def _read_contents(file: str, data: bytes, digest: bytes) -> _Contents:
 class _Loading:
     """What has been read so far."""
 
-    def __init__(self, cache: _Cache | None = None) -> None:
+    def __init__(self, cache: _Cache | None = None, settled_s: float = float("-inf")) -> None:
+        """``settled_s``: a change before this moment (epoch seconds) cannot be mistaken for a later one."""
         self._cache = cache or {}
+        self._settled_ns = settled_s * 1e9
         self.read_now: _Cache = {}
         self._documents: list[Document] = []
         self._problems: list[Problem] = []
@@ -226,16 +248,29 @@ class _Loading:
 
     def read_file(self, file: str) -> None:
         try:
-            data = _read(file)
+            known = self._cache.get(file)
+            if known is None or known.stamp is None or known.stamp != _stamp(os.stat(file)):
+                known = self._read_file(file, known)
         except OSError as error:
             self.unreadable(file, 1, _os_message(error))
         else:
-            self.read(file, data)
+            self._take(file, known)
+
+    def _read_file(self, file: str, known: _Contents | None) -> _Contents:
+        with open(file, "rb") as stream:
+            stamp = _stamp(os.fstat(stream.fileno()))
+            data = stream.read(MAX_BYTES + 1)
+        contents = self._contents(file, data, known)
+        return replace(contents, stamp=stamp if max(stamp[3:]) < self._settled_ns else None)
 
     def read(self, file: str, data: bytes) -> None:
+        self._take(file, self._contents(file, data, self._cache.get(file)))
+
+    def _contents(self, file: str, data: bytes, known: _Contents | None) -> _Contents:
         digest = sha256(data).digest()
-        known = self._cache.get(file)
-        contents = known if known is not None and known.digest == digest else _read_contents(file, data, digest)
+        return known if known is not None and known.digest == digest else _read_contents(file, data, digest)
+
+    def _take(self, file: str, contents: _Contents) -> None:
         self.read_now[file] = contents
         for fault in contents.faults:
             self.unreadable(file, fault.line, fault.message)
@@ -319,21 +354,26 @@ def _keys(lines: LineTree) -> dict[str, LineTree]:
     return lines[1] if not isinstance(lines, int) and isinstance(lines[1], dict) else {}
 
 
-def _files(path: str) -> Iterator[str]:
-    """A file, whatever its name; or the files of a directory."""
+def _files(path: str) -> Iterator[tuple[str, bool]]:
+    """A file, whatever its name; or the files of a directory. With each, whether it is a link."""
     if not os.path.isdir(path):
-        yield path
+        yield path, os.path.islink(path)
         return
     with os.scandir(path) as entries:
         ordered = sorted(entries, key=lambda entry: entry.name)
     for entry in ordered:
         if entry.name.startswith("."):
             continue
+        is_link = entry.is_symlink()
         if entry.is_dir():
-            if not entry.is_symlink():
+            if not is_link:
                 yield from _files(entry.path)
-        elif entry.name.endswith(SUFFIXES) and (entry.is_file() or entry.is_symlink()):
-            yield entry.path
+        elif entry.name.endswith(SUFFIXES) and (is_link or entry.is_file()):
+            yield entry.path, is_link
+
+
+def _stamp(status: os.stat_result) -> _Stamp:
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
 
 
 def _read(file: str | FilePath) -> bytes:

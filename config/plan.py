@@ -189,9 +189,31 @@ class ListenerPlan:
     permissions: Permissions | None = None
     """On an inbound with mTLS: which identities may pass. ``None``: every verified one."""
 
+    bind_to_port: bool = True
+    """Off: connections come only from a listener with ``original_dst``."""
+    original_dst: bool = False
+    """The kernel redirects connections here: each belongs to the listener of the address that it meant, else it is
+    passed through ``cluster`` to that address, or closed where there is no such cluster.
+    """
+
     @property
     def bind(self) -> str:
         return f"[{self.address}]:{self.port}" if self.address.version == 6 else f"{self.address}:{self.port}"
+
+
+MESH_DOMAIN = "mesh.local"
+"""Kuma's own domain, in which its default generators put their hostnames."""
+NAME_TTL_S = 30
+"""How long whoever resolves a hostname may remember its addresses. Kuma's."""
+
+
+@dataclass(frozen=True, slots=True)
+class NamePlan:
+    """A hostname of a service: lower case, without a final dot. ``addresses`` are virtual IPs, IPv4 before IPv6."""
+
+    name: str
+    addresses: tuple[IPv4Address | IPv6Address, ...]
+    ttl_s: int = NAME_TTL_S
 
 
 @dataclass(frozen=True, slots=True)
@@ -230,6 +252,8 @@ class Plan:
     listeners: Mapping[str, ListenerPlan] = field(default_factory=dict)
     clusters: Mapping[str, ClusterPlan] = field(default_factory=dict)
     admin: AdminPlan = AdminPlan()
+    names: Mapping[str, NamePlan] = field(default_factory=dict)
+    """The hostnames at which the application finds the services: what a DNS server for it answers."""
     identity: IdentityPlan | None = None
     trust: TrustBundles = field(default_factory=TrustBundles)
     """By whose CA certificates peers are judged."""

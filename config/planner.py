@@ -9,15 +9,19 @@ what was good before); services whose document and secrets did not change are no
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from enum import StrEnum
 from functools import cached_property
 from ipaddress import ip_address
+from itertools import chain
 from pathlib import Path, PurePath
 
+from config.extension import NOTHING, Extensions, NoExtensions, Supplied
+from config.hostnames import age, with_defaults
 from config.identity import IdentityDesk
 from config.load import Document, Key, Loaded
+from config.naming import Named, Naming, ServiceStatus
 from config.plan import (
     Access,
     AdminPlan,
@@ -26,23 +30,38 @@ from config.plan import (
     EndpointPlan,
     IpTarget,
     ListenerPlan,
+    NamePlan,
     Plan,
+    Protocol,
     ProxyIdentity,
 )
 from config.policies.apply import on_terms, request_headers_timeout_s
 from config.policies.policy import Policy
 from config.policies.selection import NO_TERMS, PolicyBook, Selection, Terms
 from config.problems import Problem, Severity
-from config.resources.dataplane import BackendKind, BackendRef, Dataplane, Inbound, Networking, State
+from config.resources.dataplane import (
+    BackendKind,
+    BackendRef,
+    Dataplane,
+    Inbound,
+    IpFamilyMode,
+    Networking,
+    ReachableBackend,
+    State,
+    TransparentProxying,
+)
+from config.resources.hostnamegenerator import HostnameGenerator
 from config.resources.mesh import Mesh
-from config.resources.meshexternalservice import MeshExternalService
+from config.resources.meshexternalservice import Extension, MeshExternalService
 from config.resources.meta import Meta
 from config.resources.names import is_ip
 from config.resources.registry import KINDS
 from config.resources.secret import GlobalSecret, Secret
+from config.resources.shape import is_port
 from config.services import Compiled, ServiceCompiler, Unusable
 from config.trust import KINDS as TRUST_KINDS
 from config.trust import InboundTerms, TrustPlanner
+from config.vips import DEFAULT_CIDR, Address, Lease, Ledger, Network, parse_pools
 from tls.material import MaterialError
 
 
@@ -81,6 +100,8 @@ class ResourceState:
     problems: tuple[Problem, ...]
     service: InForce | None = None
     """For a MeshExternalService."""
+    status: ServiceStatus | None = None
+    """For a MeshExternalService that can run: its virtual IP and its hostnames."""
 
     @property
     def cluster(self) -> ClusterPlan | None:
@@ -123,6 +144,8 @@ class Planned:
     plan: Plan | None
     problems: tuple[Problem, ...]
     resources: tuple[ResourceState, ...]
+    extended: Mapping[Key, Extension] = field(default_factory=dict)
+    """The services whose endpoints an extension has to supply."""
 
     @property
     def has_errors(self) -> bool:
@@ -134,7 +157,21 @@ class _GoodService:
     document: Document
     secrets: tuple[tuple[str, bytes | None], ...]
     """What it referred to, and what that held: the service is compiled anew when one changes."""
+    supplied: Supplied | None
+    """Likewise, by its extension."""
     compiled: Compiled
+    warnings: tuple[Problem, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _Bound:
+    """The listeners of a service's virtual IPs, and what they were made of."""
+
+    service: InForce
+    vips: tuple[Address, ...]
+    access: Access
+    bind_to_port: bool
+    listeners: tuple[ListenerPlan, ...]
 
 
 @dataclass(slots=True)
@@ -146,6 +183,13 @@ class Settings:
     admin_port: int | None = None
     partial: bool = False
     """The set may be a part of the real one (``validate``): what is missing from it is a warning."""
+    vips: bool | None = None
+    """Listen on the services' virtual IPs; ``None``: where the Dataplane is in transparent proxying mode."""
+    pools: tuple[Network, ...] = parse_pools(DEFAULT_CIDR)
+    """What virtual IPs are taken from: at most one CIDR of each IP version."""
+    leases: tuple[Lease, ...] = ()
+    """The virtual IPs that were given away before."""
+    extensions: Extensions = field(default_factory=NoExtensions)
     identity_dir: Path | None = None
     """Where the CAs that we make are kept; ``None``: nowhere, they are lost with the planner."""
 
@@ -156,6 +200,13 @@ class Planner:
         self._good: dict[Key, Document] = {}
         self._services: dict[Key, _GoodService] = {}
         self._dataplane: Document | None = None
+        self.vips = Ledger(settings.pools, settings.leases)
+        self._naming = Naming(self.vips)
+        self._bound: dict[Key, _Bound] = {}
+        self._rows: dict[Key, ResourceState] = {}
+        """Of services that are well."""
+        self._shown: dict[Key, tuple[ResourceState, ResourceState]] = {}
+        """Rows without a status, and the same with it."""
         self._policies = PolicyBook()
         self._selection: Selection | None = None
         self._in_force: dict[Key, InForce] = {}
@@ -167,7 +218,7 @@ class Planner:
         for document in resources.documents:
             current.setdefault(document.key, document)  # of two with one key the first counts; the loader says so
         self._forget(current, resources.unreadable_files)
-        states: list[ResourceState] = []
+        states: dict[Key, ResourceState] = {}
         for key, document in current.items():
             if document.resource is not None and key[0] != MeshExternalService.kind:
                 self._good[key] = document
@@ -181,24 +232,67 @@ class Planner:
             used.add((mesh, name))
             return secrets.get((mesh, name))
 
-        compiler = ServiceCompiler(secret, now, self._settings.environ)
+        compiler = ServiceCompiler(secret, now, self._settings.environ, self._settings.extensions)
         for key, document in current.items():
             if key[0] == MeshExternalService.kind:
                 used.clear()
                 found, state = self._service(key, document, compiler, secrets, used)
                 problems.extend(found)
-                states.append(state)
+                states[key] = state
             elif document.kind in KINDS:
-                states.append(self._state(key, document))
+                states[key] = self._state(key, document)
         for key in self._services.keys() - current.keys():  # in files that cannot be read any more
             good = self._services[key]
-            states.append(_row(key, good.document, Health.STALE, (), self._on_terms(key)))
+            states[key] = _row(key, good.document, Health.STALE, (), self._on_terms(key))
+        named = self._name_services(current, resources, now)
+        self._show(states, named, problems)
         plan = None
         if dataplane is not None:
-            found, plan = self._dataplane_plan(current, secrets, now)
+            found, plan = self._dataplane_plan(current, secrets, now, named)
             problems.extend(found)
-            states = _with_problems(states, found)
-        return Planned(plan, tuple(problems), tuple(states))
+            _add_problems(states, found)
+        return Planned(plan, tuple(problems), tuple(states.values()), self._extended(current, plan))
+
+    def _extended(self, current: Mapping[Key, Document], plan: Plan | None) -> dict[Key, Extension]:
+        """Of the plan's mesh; in force, or about to be."""
+        found: dict[Key, Extension] = {}
+        if plan is None:
+            return found
+        in_force = ((key, service.document) for key, service in self._services.items())
+        for key, document in chain(in_force, current.items()):
+            service = document.resource
+            if isinstance(service, MeshExternalService) and service.extension is not None and key[1] == plan.proxy.mesh:
+                found[key] = service.extension
+        return found
+
+    def _show(self, states: dict[Key, ResourceState], named: Named, problems: list[Problem]) -> None:
+        """Put the statuses into the rows. Rows that stay the same stay the same objects."""
+        before, self._shown = self._shown, {}
+        for key, status in named.statuses.items():
+            row, found = states[key], named.problems.get(key)
+            known = before.get(key)
+            if found:
+                problems.extend(found)
+                shown = replace(row, status=status, problems=(*row.problems, *found))
+            elif known is not None and known[0] is row and known[1].status is status:
+                shown = known[1]
+            else:
+                shown = replace(row, status=status)
+            if not found:
+                self._shown[key] = row, shown
+            states[key] = shown
+
+    def _name_services(self, current: Mapping[Key, Document], resources: Loaded, now: datetime) -> Named:
+        good = [d.resource for d in self._good.values() if isinstance(d.resource, HostnameGenerator)]
+        present = [d for d in current.values() if d.kind == HostnameGenerator.kind]
+        taken = [f"{d.name}.{d.namespace}" if d.namespace else d.name for d in present]
+        return self._naming.name(
+            {key: service.document for key, service in self._services.items()},
+            with_defaults(good, taken, self._settings.environ),
+            now,
+            also_there=[key for key in current if key[0] == MeshExternalService.kind],
+            others_are_gone=not resources.unreadable_files,
+        )
 
     # What was good
 
@@ -216,6 +310,7 @@ class Planner:
             if is_gone(key, service.document):
                 del self._services[key]
                 self._in_force.pop(key, None)
+                self._rows.pop(key, None)
 
     def _state(self, key: Key, document: Document) -> ResourceState:
         fallback = Health.STALE if key in self._good else Health.BROKEN
@@ -239,29 +334,38 @@ class Planner:
         compiler: ServiceCompiler,
         secrets: Mapping[tuple[str, str], bytes],
         used: set[tuple[str, str]],
-    ) -> tuple[list[Problem], ResourceState]:
+    ) -> tuple[Sequence[Problem], ResourceState]:
         good = self._services.get(key)
         service = document.resource
         if not isinstance(service, MeshExternalService):
             return [], self._broken(key, document, document.problems)
+        supplied = self._settings.extensions.supplied(key) if service.extension is not None else None
         if (
-            good is not None
-            and good.document is document
-            and all(secrets.get((document.mesh, name)) == content for name, content in good.secrets)
+            good is None
+            or good.document is not document
+            or good.supplied is not supplied
+            or any(secrets.get((document.mesh, name)) != content for name, content in good.secrets)
         ):
-            compiled = good.compiled
-        else:
             try:
-                compiled = compiler.compile(service)
+                compiled = compiler.compile(service, supplied or NOTHING)
             except Unusable as exc:
                 severity = Severity.WARNING if exc.missing and self._settings.partial else Severity.ERROR
                 problem = document.problem(exc.field, exc.message, severity)
                 fault = replace(problem, severity=Severity.ERROR)
                 return [problem], self._broken(key, document, (*document.problems, fault))
             contents = tuple((name, secrets.get((mesh, name))) for mesh, name in sorted(used))
-            self._services[key] = _GoodService(document, contents, compiled)
-        warnings = [document.problem(field, text, Severity.WARNING) for field, text in compiled.warnings]
-        return warnings, _row(key, document, Health.GOOD, (*document.problems, *warnings), self._on_terms(key))
+            warnings = tuple(document.problem(field, text, Severity.WARNING) for field, text in compiled.warnings)
+            good = self._services[key] = _GoodService(document, contents, supplied, compiled, warnings)
+        return good.warnings, self._good_row(key, good)
+
+    def _good_row(self, key: Key, good: _GoodService) -> ResourceState:
+        """The same object as before, unless the service or its terms changed."""
+        service = self._on_terms(key)
+        row = self._rows.get(key)
+        if row is None or row.service is not service:
+            problems = (*good.document.problems, *good.warnings)
+            row = self._rows[key] = _row(key, good.document, Health.GOOD, problems, service)
+        return row
 
     def _broken(self, key: Key, document: Document, problems: tuple[Problem, ...]) -> ResourceState:
         if key not in self._services:
@@ -302,7 +406,11 @@ class Planner:
         return problems
 
     def _dataplane_plan(
-        self, current: Mapping[Key, Document], secrets: Mapping[tuple[str, str], bytes], now: datetime
+        self,
+        current: Mapping[Key, Document],
+        secrets: Mapping[tuple[str, str], bytes],
+        now: datetime,
+        named: Named,
     ) -> tuple[list[Problem], Plan | None]:
         document = self._dataplane
         if document is None:
@@ -310,7 +418,9 @@ class Planner:
         dataplane = document.resource
         assert isinstance(dataplane, Dataplane)
         draft = _Draft(document)
-        self._plan_outbounds(draft, dataplane, self._access(dataplane.mesh, current))
+        access = self._access(dataplane.mesh, current)
+        self._plan_outbounds(draft, dataplane, access)
+        self._plan_vips(draft, dataplane, access, named, current)
         terms = self._trust.terms(self._good, current, dataplane, lambda mesh, name: secrets.get((mesh, name)), now)
         _plan_inbounds(draft, dataplane, terms)
         draft.problems.extend(terms.problems)
@@ -325,6 +435,7 @@ class Planner:
             listeners=draft.listeners,
             clusters=draft.clusters,
             admin=AdminPlan(settings.admin_address, port if port is not None else AdminPlan().port),
+            names=draft.names,
             identity=terms.identity,
             trust=terms.bundles,
         )
@@ -361,6 +472,51 @@ class Planner:
             else:
                 draft.add(listener, cluster)
 
+    def _plan_vips(
+        self, draft: _Draft, dataplane: Dataplane, access: Access, named: Named, current: Mapping[Key, Document]
+    ) -> None:
+        """A listener on each virtual IP of the Dataplane's mesh, and the names that lead there."""
+        transparent = dataplane.networking.transparent_proxying
+        redirects = transparent is not None and transparent.redirect_port_outbound != 0
+        if not (redirects if self._settings.vips is None else self._settings.vips):
+            return
+        if redirects:
+            assert transparent is not None
+            _plan_redirect(draft, transparent, passes_through=self._passes_through(dataplane.mesh, current))
+        bind_to_port = not redirects or self._settings.vips is True
+        reachable = transparent.reachable_backends if transparent is not None else None
+        before, self._bound = self._bound, {}
+        for key, status in named.statuses.items():
+            good = self._services[key]
+            if key[1] != dataplane.mesh or not (reachable is None or _is_reachable(good, reachable.refs)):
+                continue
+            service = self._in_force[key]
+            cluster = service.plan
+            if draft.clusters.get(cluster.name, cluster) is not cluster:
+                message = f"two services have the identifier {cluster.name}: give one another display name"
+                draft.problems.append(good.document.problem("name", message))
+                continue
+            bound = self._bound[key] = _bind(
+                service, _match_port(good), status.vips, access, before.get(key), bind_to_port=bind_to_port
+            )
+            for listener in bound.listeners:
+                taken = draft.listeners.get(listener.name)
+                if taken is None:
+                    draft.add(listener, cluster)
+                elif taken.cluster != cluster.name:
+                    message = f"an outbound of the Dataplane has the VIP {listener.bind}: no listener of its own"
+                    draft.problems.append(good.document.problem("", message, Severity.WARNING))
+            for hostname in status.hostnames:
+                draft.names[hostname] = NamePlan(hostname, status.vips)
+
+    def _passes_through(self, mesh: str, current: Mapping[Key, Document]) -> bool:
+        """Whether connections to destinations that are no service may leave: ``networking.outbound.passthrough``."""
+        for document in self._good.values():
+            if isinstance(document.resource, Mesh) and document.name == mesh:
+                outbound = (document.resource.networking or {}).get("outbound")
+                return not isinstance(outbound, dict) or outbound.get("passthrough", True) is not False
+        return not self._is_unreadable(mesh, current)
+
     def _access(self, mesh: str, current: Mapping[Key, Document]) -> Access:
         """What the Mesh allows. No Mesh in the set: Kuma's default, which is to allow."""
         good = next(
@@ -371,8 +527,11 @@ class Planner:
             assert isinstance(good.resource, Mesh)
             forbidden = good.resource.routing.default_forbid_mes_access
             return Access.FORBID if forbidden else Access.ALLOW
-        unreadable = any(key[0] == Mesh.kind and key[2] == mesh for key in current)
-        return Access.FORBID if unreadable else Access.ALLOW
+        return Access.FORBID if self._is_unreadable(mesh, current) else Access.ALLOW
+
+    def _is_unreadable(self, mesh: str, current: Mapping[Key, Document]) -> bool:
+        """Whether there is a Mesh of which not even an earlier version could be read."""
+        return any(key[0] == Mesh.kind and key[2] == mesh for key in current)
 
     def _backend(self, known: _Services, reference: BackendRef) -> tuple[InForce | None, str]:
         """The service that a backendRef means: by name or by labels in the Dataplane's mesh; the oldest of several."""
@@ -395,8 +554,10 @@ class _Draft:
 
     def __init__(self, document: Document) -> None:
         self._document = document
+        self.mesh = document.mesh
         self.listeners: dict[str, ListenerPlan] = {}
         self.clusters: dict[str, ClusterPlan] = {}
+        self.names: dict[str, NamePlan] = {}
         self.problems: list[Problem] = []
 
     def add(self, listener: ListenerPlan, cluster: ClusterPlan) -> None:
@@ -438,13 +599,15 @@ def _plan_inbounds(draft: _Draft, dataplane: Dataplane, terms: InboundTerms) -> 
         draft.add(listener, cluster)
 
 
-def _with_problems(rows: list[ResourceState], problems: Iterable[Problem]) -> list[ResourceState]:
-    """The rows of resources that are right by themselves, and of which something was found later."""
+def _add_problems(rows: dict[Key, ResourceState], problems: Iterable[Problem]) -> None:
+    """To the rows of resources that are right by themselves, and of which something was found later."""
     found: dict[tuple[str, str, str, str], list[Problem]] = {}
     for problem in problems:
         if problem.type in TRUST_KINDS:
             found.setdefault((problem.type, problem.mesh, problem.name, problem.file), []).append(problem)
-    return [_with_problem(row, found.get((row.kind, row.mesh, row.name, row.file), ())) for row in rows]
+    if found:
+        for key, row in rows.items():
+            rows[key] = _with_problem(row, found.get((row.kind, row.mesh, row.name, row.file), ()))
 
 
 def _with_problem(row: ResourceState, problems: Sequence[Problem]) -> ResourceState:
@@ -461,7 +624,90 @@ def _meta(document: Document) -> Meta:
 
 def _age(good: _GoodService) -> tuple[float, str]:
     meta = _meta(good.document)
-    return (meta.creation_time.timestamp() if meta.creation_time is not None else float("inf")), meta.name
+    return age(meta.creation_time), meta.name
+
+
+def _match_port(good: _GoodService) -> int:
+    service = good.document.resource
+    assert isinstance(service, MeshExternalService)
+    return service.match.port
+
+
+def _is_reachable(good: _GoodService, references: Iterable[ReachableBackend]) -> bool:
+    """Whether one of the references of ``reachableBackends`` means the service."""
+    meta = _meta(good.document)
+    for reference in references:
+        if reference.kind is not BackendKind.MESH_EXTERNAL_SERVICE:
+            continue
+        if reference.port not in (None, 0, _match_port(good)):
+            continue
+        if reference.name:
+            is_meant = reference.name in (meta.name, meta.display_name)
+            is_meant = is_meant and reference.namespace in ("", meta.namespace)
+        else:
+            labels = meta.all_labels
+            is_meant = all(labels.get(key) == value for key, value in reference.labels.items())
+        if is_meant:
+            return True
+    return False
+
+
+def _bind(
+    service: InForce,
+    port: int,
+    vips: tuple[Address, ...],
+    access: Access,
+    before: _Bound | None,
+    *,
+    bind_to_port: bool,
+) -> _Bound:
+    """A listener for each virtual IP; the very ones of the last plan where nothing has changed."""
+    if (
+        before is not None
+        and before.service is service
+        and before.vips == vips
+        and before.access is access
+        and before.bind_to_port is bind_to_port
+    ):
+        return before
+    cluster = service.plan
+    head_timeout_s = request_headers_timeout_s(service.terms)
+    listeners = []
+    for address in vips:
+        listener = ListenerPlan(
+            name=f"outbound_{address}_{port}",
+            direction=Direction.OUTBOUND,
+            address=address,
+            port=port,
+            protocol=cluster.protocol,
+            cluster=cluster.name,
+            access=access,
+            bind_to_port=bind_to_port,
+        )
+        if head_timeout_s is not None:
+            listener = replace(listener, request_headers_timeout_s=head_timeout_s)
+        listeners.append(listener)
+    return _Bound(service, vips, access, bind_to_port, tuple(listeners))
+
+
+def _plan_redirect(draft: _Draft, transparent: TransparentProxying, *, passes_through: bool) -> None:
+    """Where the kernel redirects the application's connections to: Kuma's listener and cluster of passthrough."""
+    port = transparent.redirect_port_outbound
+    if not is_port(port):
+        draft.object("networking.transparentProxying.redirectPortOutbound", "port must be in the range [1, 65535]")
+        return
+    families = [("ipv4", "0.0.0.0")]
+    if transparent.ip_family_mode is not IpFamilyMode.IPV4:
+        families.append(("ipv6", "::"))
+    for family, address in families:
+        name = f"self_transparentproxy_passthrough_outbound_{family}"
+        listener = ListenerPlan(
+            name, Direction.OUTBOUND, ip_address(address), port, Protocol.TCP, name if passes_through else "",
+            original_dst=True,
+        )  # fmt: skip
+        draft.listeners[name] = listener
+        if passes_through:
+            draft.clusters[name] = ClusterPlan(name, draft.mesh, "passthrough", Protocol.TCP, ())
 
 
 class _Services:

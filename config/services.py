@@ -11,10 +11,14 @@ from datetime import datetime
 from ipaddress import ip_address
 from ssl import TLSVersion
 
+from config.document import format_path
+from config.extension import NOTHING, Extensions, NoExtensions, Supplied
 from config.plan import ClusterPlan, DnsTarget, EndpointPlan, IpTarget, Protocol, Target, UnixTarget
+from config.problems import Severity
 from config.resources.datasource import DataSource
-from config.resources.meshexternalservice import Endpoint, MeshExternalService, Tls, TlsVersion, Version
+from config.resources.meshexternalservice import Endpoint, Extension, MeshExternalService, Tls, TlsVersion, Version
 from config.resources.names import is_ip
+from config.resources.shape import check
 from tls.context import quiet_context
 from tls.material import (
     MaterialError,
@@ -58,17 +62,24 @@ SecretLookup = Callable[[str, str], bytes | None]
 class ServiceCompiler:
     """Compiles services against one state of the world: secrets, time, and the system's CA file, read at most once."""
 
-    def __init__(self, secret: SecretLookup, now: datetime, environ: Mapping[str, str]) -> None:
+    def __init__(
+        self,
+        secret: SecretLookup,
+        now: datetime,
+        environ: Mapping[str, str],
+        extensions: Extensions | None = None,
+    ) -> None:
         self._secret = secret
         self._now = now
         self._environ = environ
+        self._extensions = extensions or NoExtensions()
         self._system: TrustAnchors | MaterialError | None = None
 
-    def compile(self, service: MeshExternalService) -> Compiled:
-        """Raises :class:`Unusable`."""
-        if service.extension is not None:
-            raise Unusable("spec.extension.type", f'no extension "{service.extension.type}" is installed', missing=True)
+    def compile(self, service: MeshExternalService, supplied: Supplied = NOTHING) -> Compiled:
+        """``supplied``: what the service's extension has given. Raises :class:`Unusable`."""
         warnings: list[tuple[str, str]] = []
+        if service.extension is not None:
+            service = self._completed(service, service.extension, supplied, warnings)
         tls = service.tls
         return Compiled(
             ClusterPlan(
@@ -81,6 +92,37 @@ class ServiceCompiler:
             ),
             tuple(warnings),
         )
+
+    def _completed(
+        self, service: MeshExternalService, extension: Extension, supplied: Supplied, warnings: list[tuple[str, str]]
+    ) -> MeshExternalService:
+        """The service with the endpoints and the TLS of its extension, judged as if they stood in the resource."""
+        faults = self._extensions.check(extension.type, extension.config)
+        if faults is None:
+            raise Unusable("spec.extension.type", f'no extension "{extension.type}" is installed', missing=True)
+        if faults:
+            raise Unusable("spec.extension.config", "; ".join(faults))
+        if supplied.fault is not None:
+            kept = "what it supplied last stays in force" if supplied.supply is not None else "it has supplied nothing"
+            warnings.append(("spec.extension", f"extension {extension.type} {supplied.fault}: {kept}"))
+        elif supplied.supply is None:
+            warnings.append(("spec.extension", f"extension {extension.type} has supplied no endpoints yet"))
+        if supplied.supply is None:
+            return service
+        content = {
+            "meta": service.meta,
+            "match": service.match.model_dump(by_alias=True, mode="json"),
+            "endpoints": [dict(endpoint) for endpoint in supplied.supply.endpoints],
+        }
+        if supplied.supply.tls is not None:
+            content["tls"] = supplied.supply.tls
+        completed, violations = check(MeshExternalService, content)
+        if completed is not None:
+            violations += completed.rules()
+        wrong = [f"{format_path(one.path)}: {one.message}" for one in violations if one.severity is Severity.ERROR]
+        if completed is None or wrong:
+            raise Unusable("spec.extension", f"extension {extension.type} supplied what is wrong: {'; '.join(wrong)}")
+        return completed
 
     def _origination(self, service: MeshExternalService, tls: Tls, warnings: list[tuple[str, str]]) -> Origination:
         mode = tls.mode

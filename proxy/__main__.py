@@ -1,4 +1,4 @@
-"""The command line: ``koguma run | validate | inspect | diagnose | demo | schema``."""
+"""The command line: ``koguma run | validate | inspect | diagnose | dns | vips | demo | schema``."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import Sequence
 
+from config.plan import MESH_DOMAIN
 from proxy import options
 from proxy.exits import EXIT_USAGE
 
@@ -42,6 +43,7 @@ def parser() -> argparse.ArgumentParser:
     inspect = commands.add_parser("inspect", help="show what would run")
     inspect.add_argument("paths", nargs="+", metavar="PATH", help="files or folders with resources")
     options.add_sources(inspect, environ, dataplane=True)
+    options.add_vips(inspect, environ)
     inspect.add_argument("--format", choices=["text", "json"], default="text")
 
     diagnose = commands.add_parser("diagnose", help="dial each endpoint of a service, explain the TLS verdict")
@@ -50,6 +52,15 @@ def parser() -> argparse.ArgumentParser:
     options.add_resources(diagnose)
     options.add_names(diagnose)
     diagnose.add_argument("--format", choices=["text", "json"], default="text")
+
+    dns = commands.add_parser("dns", help="point a machine or a container at the DNS server")
+    dns_commands = dns.add_subparsers(dest="dns_command", required=True, metavar="COMMAND")
+    snippet = dns_commands.add_parser("snippet", help="print the configuration that does")
+    options.add_snippet(snippet, environ)
+
+    vips = commands.add_parser("vips", help="make virtual IPs reachable: one local route")
+    vips.add_argument("action", choices=["up", "down", "status"])
+    options.add_vip_pools(vips, environ)
 
     commands.add_parser("demo", help="see it work: real TLS services, a refusal explained, a live repair")
 
@@ -84,12 +95,23 @@ def _dispatch(arguments: argparse.Namespace) -> int:
             from proxy.commands.inspect import inspect
 
             sources = options.sources_of(arguments, os.environ, arguments.paths)
-            return inspect(sources, arguments.format)
+            return inspect(sources, options.vips_of(arguments), arguments.format)
         case "diagnose":
             from proxy.commands.diagnose import diagnose
 
             sources = options.sources_of(arguments, os.environ)
             return diagnose(arguments.name, sources, options.names_of(arguments), arguments.format)
+        case "dns":
+            from proxy.commands.dns import hosts_snippet, snippet
+
+            if arguments.format == "hosts":
+                return hosts_snippet(options.sources_of(arguments, os.environ), options.vips_of(arguments))
+            dns = options.Dns(address=arguments.dns_address, port=arguments.dns_port)
+            return snippet(arguments.format, dns, arguments.domain or [MESH_DOMAIN])
+        case "vips":
+            from proxy.commands.vips import vips
+
+            return vips(arguments.action, arguments.vip_cidr)
         case "demo":
             from proxy.commands.demo import demo
 

@@ -158,7 +158,7 @@ class Cluster:
         if self.is_full:
             self.stats.upstream_cx_overflow += 1
             return Outcome.OVERFLOW
-        result = await self.dial(lambda endpoint: Upstream(downstream, endpoint))
+        result = await self.dial(lambda endpoint: Upstream(downstream, endpoint), downstream.destination)
         return result if isinstance(result, Outcome) else None
 
     @property

@@ -69,21 +69,37 @@ async def ask(server: Nameserver, name: dns.name.Name, rdtype: dns.rdatatype.Rda
 
     Raises :class:`ResolutionError` (every kind but ``timeout``).
     """
-    question = f"{name.to_text(omit_final_dot=True)} {rdtype.name} at {show(server)}"
-    query = dns.message.make_query(name, rdtype)
+    question = describe(name, rdtype, server)
+    reply = await exchange(server, dns.message.make_query(name, rdtype), question)
+    try:
+        return _records(reply, question)
+    except dns.exception.DNSException as error:
+        raise ResolutionError(Kind.MALFORMED, f"{question}: malformed answer: {error}") from error
+
+
+async def exchange(server: Nameserver, query: dns.message.QueryMessage, question: str) -> dns.message.QueryMessage:
+    """The reply to ``query``, whatever it says; ``question`` describes it for people. Waits for ever.
+
+    Raises :class:`ResolutionError` (``servfail`` or ``malformed``).
+    """
     try:
         reply: dns.message.QueryMessage | None
         try:
             reply = await _over_udp(server, query)
         except dns.message.Truncated:
             reply = await _over_tcp(server, query)
-        if reply is None:
-            raise ResolutionError(Kind.MALFORMED, f"{question}: the answer is to another question")
-        return _records(reply, question)
     except dns.exception.DNSException as error:
         raise ResolutionError(Kind.MALFORMED, f"{question}: malformed answer: {error}") from error
     except (OSError, EOFError) as error:
         raise ResolutionError(Kind.SERVFAIL, f"{question}: {error}") from error
+    if reply is None:
+        raise ResolutionError(Kind.MALFORMED, f"{question}: the answer is to another question")
+    return reply
+
+
+def describe(name: dns.name.Name, rdtype: dns.rdatatype.RdataType, server: Nameserver) -> str:
+    """``api.example.test A at 10.0.0.2:53``."""
+    return f"{name.to_text(omit_final_dot=True)} {dns.rdatatype.to_text(rdtype)} at {show(server)}"
 
 
 def show(server: Nameserver) -> str:

@@ -13,12 +13,14 @@ import logging
 import resource
 import select
 import socket
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from config.plan import Access, ListenerPlan, Protocol
 from proxy.http.h1_downstream import Http1Downstream
 from proxy.http.h2_downstream import Http2Downstream
 from proxy.outcome import Outcome
+from proxy.redirect import Destination, Redirected, original_destination
 from proxy.relay import Downstream
 from proxy.sockets import StartError, bind, keep_alive, reason
 from proxy.stats import HttpStats, ListenerStats
@@ -44,11 +46,18 @@ RESERVED_DESCRIPTORS = 64
 class ConnectionLimit:
     """How many relayed connections this process holds, and may hold."""
 
-    __slots__ = ("active", "maximum")
+    __slots__ = ("_descriptors", "active", "maximum")
 
-    def __init__(self, maximum: int) -> None:
+    def __init__(self, maximum: int, descriptors: int | None = None) -> None:
+        """``descriptors``: out of how many ``maximum`` was made; ``None`` where it stands by itself."""
         self.active = 0
         self.maximum = maximum
+        self._descriptors = descriptors
+
+    def make_room(self, sockets: int) -> None:
+        """For so many listening sockets, which are descriptors, too."""
+        if self._descriptors is not None:
+            self.maximum = max(1, (self._descriptors - RESERVED_DESCRIPTORS - sockets) // 2)
 
     @classmethod
     def from_descriptors(cls) -> ConnectionLimit:
@@ -57,7 +66,7 @@ class ConnectionLimit:
         if soft != hard:
             resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
         descriptors = 1 << 20 if hard == resource.RLIM_INFINITY else hard
-        return cls(max(1, (descriptors - RESERVED_DESCRIPTORS) // 2))
+        return cls(max(1, (descriptors - RESERVED_DESCRIPTORS) // 2), descriptors)
 
 
 class Listener:
@@ -84,32 +93,39 @@ class Listener:
         self._sweep: asyncio.TimerHandle | None = None
         self._server: asyncio.Server | None = None
         self.listening = False
+        self.destination_of: Callable[[socket.socket], Destination] = original_destination
+        self.owner_of: Callable[[Destination], Listener | None] = lambda _destination: None
+        """Whose the redirected connections are that come in here."""
 
     def open(self) -> None:
-        """Bind. Nothing is accepted before :meth:`start`."""
+        """Bind, if the plan says so. Nothing is accepted before :meth:`start`."""
+        if not self.plan.bind_to_port:
+            return
         self._socket = bind(str(self.plan.address), self.plan.port, is_shared=self.shares_port)
         keep_alive(self._socket)
 
     async def start(self) -> None:
-        assert self._socket is not None
+        if self._socket is None:
+            return
         try:
             self._server = await self._loop.create_server(self._accept, sock=self._socket, backlog=BACKLOG)
         except OSError as exc:
             raise StartError(f"cannot listen on {self.plan.bind}: {reason(exc)}") from exc
         self.listening = True
-        self._schedule_sweep()
-
-    def _schedule_sweep(self) -> None:
-        self._sweep = self._loop.call_later(SWEEP_INTERVAL_S, self._check_times)
 
     def _check_times(self) -> None:
+        """Runs while there are connections to look at: of many listeners most are idle."""
+        self._sweep = None
         now = self.now()
         for connection in tuple(self.connections):
             if not isinstance(connection, Downstream):
                 connection.check_times(now)
-        self._schedule_sweep()
+        if self.connections:
+            self._sweep = self._loop.call_later(SWEEP_INTERVAL_S, self._check_times)
 
-    def _accept(self) -> Connection | TlsAcceptor:
+    def _accept(self) -> Connection | TlsAcceptor | Redirected:
+        if self.plan.original_dst:
+            return Redirected(self)
         return self.connection() if self.plan.acceptance is None else TlsAcceptor(self, self.plan.acceptance)
 
     def connection(self, *, is_opaque: bool = False) -> Connection:
@@ -168,6 +184,8 @@ class Listener:
         stats.downstream_cx_active += 1
         self.connections.add(connection)
         self.idle.clear()
+        if self._sweep is None and not isinstance(connection, Downstream):
+            self._sweep = self._loop.call_later(SWEEP_INTERVAL_S, self._check_times)
         limit = self._limit
         limit.active += 1
         if limit.active > limit.maximum:

@@ -13,21 +13,22 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar
 
 import dns.exception
 import dns.name
 import dns.rdatatype
 
-from proxy.dnsquery import Address, Kind, Nameserver, Records, ResolutionError, ask, show, sort_addresses
+from proxy.dnsquery import Address, Kind, Nameserver, Records, ResolutionError, ask, describe, sort_addresses
 
 log = logging.getLogger("koguma.dns")
 
 Clock = Callable[[], float]
+T = TypeVar("T")
 
 MIN_TTL_S = 1.0
 MAX_TTL_S = 300.0
@@ -213,27 +214,39 @@ class Resolver:
 
         Raises :class:`ResolutionError`.
         """
-        plain = name.lower().removesuffix(".")
-        hosted = self._hosts.lookup(plain)
-        if plain == "localhost" or plain.endswith(".localhost"):
-            hosted = tuple(address for address in hosted if address.is_loopback) or LOOPBACK
+        hosted = self.hosted(name.lower().removesuffix("."))
         if hosted:
             return Answer(hosted, HOSTS_TTL_S, "hosts")
         async with self._slots:
             return await self._search(name)
 
-    async def _search(self, name: str) -> Answer:
+    def hosted(self, name: str) -> tuple[Address, ...]:
+        """What is known of a name (lower case, without its final dot) without asking anybody; empty if nothing is."""
+        hosted = self._hosts.lookup(name)
+        if is_localhost(name):
+            return tuple(address for address in hosted if address.is_loopback) or LOOPBACK
+        return hosted
+
+    def nameservers(self) -> tuple[Nameserver, ...]:
+        """The servers that are asked now, in their order."""
+        return self._nameservers or self._current_conf().nameservers
+
+    def _current_conf(self) -> _ResolvConf:
         text = self._conf_file.read_if_changed()
         if text is not None:
             self._conf = _parse_resolv_conf(text)
+        return self._conf
+
+    async def _search(self, name: str) -> Answer:
+        conf = self._current_conf()
         lookup = _Lookup(
-            self._nameservers or self._conf.nameservers,
+            self._nameservers or conf.nameservers,
             self._clock,
             self._clock() + self._total_timeout_s,
             self._try_timeout_s,
         )
         refusals: list[ResolutionError] = []
-        for candidate in _candidates(name, self._conf):
+        for candidate in _candidates(name, conf):
             try:
                 return await lookup.both_families(candidate)
             except ResolutionError as error:
@@ -242,6 +255,11 @@ class Resolver:
                 refusals.append(error)
         # "It exists, without addresses" tells more than that some other candidate does not exist.
         raise next((error for error in refusals if error.kind is Kind.NO_DATA), refusals[-1])
+
+
+def is_localhost(name: str) -> bool:
+    """RFC 6761 section 6.3: never asked of a server."""
+    return name == "localhost" or name.endswith(".localhost")
 
 
 def _candidates(name: str, conf: _ResolvConf) -> list[dns.name.Name]:
@@ -290,27 +308,52 @@ class _Lookup:
 
     async def _family(self, name: dns.name.Name, rdtype: dns.rdatatype.RdataType) -> Records | ResolutionError:
         """A failure is returned, not raised: it must not cancel the other family."""
-        failure = ResolutionError(Kind.TIMEOUT, f"{name.to_text(omit_final_dot=True)}: no time left to ask")
-        waiting = self.servers
-        for _ in range(ROUNDS):
-            silent: list[Nameserver] = []
-            for server in waiting:
-                budget_s = min(self.try_timeout_s, self.deadline - self.clock())
-                if budget_s <= 0:
-                    return failure
-                try:
-                    async with asyncio.timeout(budget_s):
-                        return await ask(server, name, rdtype)
-                except TimeoutError:
-                    question = f"{name.to_text(omit_final_dot=True)} {rdtype.name} at {show(server)}"
-                    failure = ResolutionError(Kind.TIMEOUT, f"{question}: no answer in {budget_s:.3g} s")
-                    silent.append(server)
-                except ResolutionError as error:
-                    failure = error
-                    if error.kind.is_definite:
-                        return failure
-            waiting = tuple(silent)
-        return failure
+        try:
+            return await ask_in_turn(
+                self.servers,
+                lambda server: ask(server, name, rdtype),
+                lambda server: describe(name, rdtype, server),
+                clock=self.clock,
+                deadline=self.deadline,
+                try_timeout_s=self.try_timeout_s,
+            )
+        except ResolutionError as error:
+            return error
+
+
+async def ask_in_turn(
+    servers: Iterable[Nameserver],
+    ask_one: Callable[[Nameserver], Awaitable[T]],
+    describe_one: Callable[[Nameserver], str],
+    *,
+    clock: Clock,
+    deadline: float,
+    try_timeout_s: float,
+) -> T:
+    """The first answer of a server; those that stay silent are asked again after the others.
+
+    Raises :class:`ResolutionError`: the first that is definite, else the last.
+    """
+    failure = ResolutionError(Kind.TIMEOUT, "no name server was asked: there is none, or no time left")
+    waiting = tuple(servers)
+    for _ in range(ROUNDS):
+        silent: list[Nameserver] = []
+        for server in waiting:
+            budget_s = min(try_timeout_s, deadline - clock())
+            if budget_s <= 0:
+                raise failure
+            try:
+                async with asyncio.timeout(budget_s):
+                    return await ask_one(server)
+            except TimeoutError:
+                failure = ResolutionError(Kind.TIMEOUT, f"{describe_one(server)}: no answer in {budget_s:.3g} s")
+                silent.append(server)
+            except ResolutionError as error:
+                failure = error
+                if error.kind.is_definite:
+                    raise
+        waiting = tuple(silent)
+    raise failure
 
 
 def _why_neither(v4: ResolutionError, v6: ResolutionError) -> ResolutionError:

@@ -13,12 +13,16 @@ from dataclasses import dataclass, field
 from ipaddress import ip_address
 from pathlib import Path
 
+from config.plan import MESH_DOMAIN
 from config.template import Variables, parse_variables
+from config.vips import CIDR_VARIABLE, DEFAULT_CIDR, Network, parse_pools
 from proxy import logs
 
 DURATION = re.compile(r"(\d+(?:\.\d+)?)(ns|us|µs|ms|s|m|h)")
 MAX_WORKERS = 128
 PROXY_TYPES = ("dataplane",)
+Parser = argparse._ActionsContainer
+"""A parser, or a group of its options."""
 UNIT_S = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
 
 
@@ -36,7 +40,7 @@ class Sources:
 
 @dataclass(frozen=True, slots=True)
 class Names:
-    """How endpoint names are resolved."""
+    """How endpoint names are resolved, and questions at our DNS port that are not for us."""
 
     upstreams: tuple[tuple[str, int], ...] = ()
     """DNS servers; empty: those of ``/etc/resolv.conf``."""
@@ -44,9 +48,31 @@ class Names:
 
 
 @dataclass(frozen=True, slots=True)
+class Dns:
+    """The DNS server for the mesh's names."""
+
+    enabled: bool | None = None
+    """``None``: once there are names to serve."""
+    address: str = "127.0.0.1"
+    port: int = 15053
+
+
+@dataclass(frozen=True, slots=True)
+class VirtualIps:
+    """Whether services have virtual IPs to listen on, which, and where it is remembered who has which."""
+
+    listen: bool | None = None
+    """``None``: where the Dataplane is in transparent proxying mode."""
+    pools: tuple[Network, ...] = parse_pools(DEFAULT_CIDR)
+    state_dir: Path | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class RunOptions:
     sources: Sources
     names: Names = Names()
+    dns: Dns = Dns()
+    vips: VirtualIps = VirtualIps()
     strict: bool = False
     admin_address: str = "127.0.0.1"
     admin_port: int | None = None
@@ -54,8 +80,6 @@ class RunOptions:
     drain_time_s: float = 30.0
     access_log: str | None = None
     """A path, or ``-`` for standard output."""
-    without_effect: tuple[str, ...] = ()
-    """Flags that ask for what this version does not have; said when it starts."""
     concurrency: int = 1
     """Processes that carry traffic."""
     log_level: str = "info"
@@ -120,6 +144,15 @@ def _address(text: str) -> str:
     return str(ip_address(text))
 
 
+def boolean(text: str) -> bool:
+    """As Go's ``strconv.ParseBool`` reads the variables of ``kuma-dp``. Raises ``ValueError``."""
+    if text in ("1", "t", "T", "TRUE", "true", "True"):
+        return True
+    if text in ("0", "f", "F", "FALSE", "false", "False"):
+        return False
+    raise ValueError(f'"{text}" is not true or false')
+
+
 def _proxy_type(text: str) -> str:
     if text not in PROXY_TYPES:
         raise ValueError(f'"{text}" is not a proxy type of this version: {", ".join(PROXY_TYPES)}')
@@ -144,7 +177,7 @@ class _VariablesAction(argparse.Action):
             raise argparse.ArgumentError(self, str(exc)) from exc
 
 
-def add_sources(parser: argparse.ArgumentParser, environ: Mapping[str, str], *, dataplane: bool) -> None:
+def add_sources(parser: Parser, environ: Mapping[str, str], *, dataplane: bool) -> None:
     parser.add_argument(
         "--dataplane-file",
         "-d",
@@ -164,7 +197,7 @@ def add_sources(parser: argparse.ArgumentParser, environ: Mapping[str, str], *, 
     )
 
 
-def add_resources(parser: argparse.ArgumentParser) -> None:
+def add_resources(parser: Parser) -> None:
     parser.add_argument(
         "--resources",
         "-r",
@@ -183,7 +216,7 @@ def add_names(parser: argparse.ArgumentParser) -> None:
         action="append",
         type=_type(dns_server, "a DNS server"),
         default=[],
-        help="DNS server for endpoint names; repeatable (default: those of /etc/resolv.conf)",
+        help="DNS server for endpoint names and forwarded questions; repeatable (default: those of /etc/resolv.conf)",
     )
     parser.add_argument(
         "--hosts-file",
@@ -194,10 +227,68 @@ def add_names(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_dns_listener(parser: argparse.ArgumentParser, environ: Mapping[str, str]) -> None:
+    """Where the DNS server listens."""
+    parser.add_argument(
+        "--dns-address", metavar="A", type=_type(_address, "an address"), default=Dns().address,
+        help="where the DNS server listens (default: %(default)s)",
+    )  # fmt: skip
+    # Kuma 2's 0 asks for its CoreDNS, which listens on the other port.
+    proxy_port = environ.get("KUMA_DNS_PROXY_PORT", "0")
+    port = proxy_port if proxy_port != "0" else environ.get("KUMA_DNS_CORE_DNS_PORT", str(Dns().port))
+    parser.add_argument(
+        "--dns-port", "--dns-proxy-port", metavar="P", dest="dns_port", type=_type(_port, "a port"), default=port,
+        help="its UDP and TCP port; 0 picks one (default: %(default)s) [KUMA_DNS_PROXY_PORT, KUMA_DNS_CORE_DNS_PORT]",
+    )  # fmt: skip
+
+
+def add_vips(parser: Parser, environ: Mapping[str, str]) -> None:
+    parser.add_argument(
+        "--vips", action=argparse.BooleanOptionalAction, default=None,
+        help="listen on VIP:match.port for every service of the mesh, and serve their hostnames "
+        "(default: where the Dataplane has transparentProxying)",
+    )  # fmt: skip
+    add_vip_pools(parser, environ)
+    parser.add_argument(
+        "--state-dir",
+        metavar="DIR",
+        type=Path,
+        help="what is kept between runs: which service has which VIP, and CAs that a MeshIdentity has made",
+    )
+
+
+def add_vip_pools(parser: Parser, environ: Mapping[str, str]) -> None:
+    parser.add_argument(
+        "--vip-cidr", metavar="CIDR[,CIDR]", type=_type(parse_pools, "a CIDR"),
+        default=environ.get(CIDR_VARIABLE) or DEFAULT_CIDR,
+        help=f"where VIPs are taken from; inside 127.0.0.0/8 they work at once (default: {DEFAULT_CIDR}) "
+        f"[{CIDR_VARIABLE}]",
+    )  # fmt: skip
+
+
+SNIPPET_STYLES = ("systemd-resolved", "resolv.conf", "dnsmasq", "docker", "hosts")
+
+
+def add_snippet(parser: argparse.ArgumentParser, environ: Mapping[str, str]) -> None:
+    parser.add_argument(
+        "--format", choices=SNIPPET_STYLES, default=SNIPPET_STYLES[0], help="for what (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--domain", metavar="D", action="append", default=[],
+        help=f"a domain of the mesh's names; repeatable (default: {MESH_DOMAIN})",
+    )  # fmt: skip
+    add_dns_listener(parser, environ)
+    hosts = parser.add_argument_group("for --format hosts, which lists the names")
+    add_sources(hosts, environ, dataplane=False)
+    add_resources(hosts)
+    add_vips(hosts, environ)
+
+
 def add_run(parser: argparse.ArgumentParser, environ: Mapping[str, str]) -> None:
     add_sources(parser, environ, dataplane=True)
     add_resources(parser)
     add_names(parser)
+    add_vips(parser, environ)
     parser.add_argument(
         "--proxy-type",
         type=_type(_proxy_type, "a proxy type"),  # not choices: argparse would let the variable pass unchecked
@@ -223,21 +314,17 @@ def add_run(parser: argparse.ArgumentParser, environ: Mapping[str, str]) -> None
         "--access-log", metavar="PATH", help="a line for each HTTP exchange; - is standard output (default: none)"
     )
     parser.add_argument(
+        "--dns-enabled", action=argparse.BooleanOptionalAction, type=_type(boolean, "true or false"),
+        default=environ.get("KUMA_DNS_ENABLED"),
+        help="serve DNS (default: once there are names of the mesh to serve) [KUMA_DNS_ENABLED]",
+    )  # fmt: skip
+    add_dns_listener(parser, environ)
+    parser.add_argument(
         "--concurrency", metavar="N", type=_type(_concurrency, "a number of workers"),
         default=environ.get("KUMA_DATAPLANE_RUNTIME_CONCURRENCY", "1"),
         help="processes that share the ports and the traffic; 0: one for each CPU that we may use "
         "(default: %(default)s) [KUMA_DATAPLANE_RUNTIME_CONCURRENCY]",
     )  # fmt: skip
-    later = parser.add_argument_group("accepted, and without effect in this version")
-    later.add_argument("--state-dir", metavar="DIR", type=Path, help="nothing is kept between runs")
-    later.add_argument(
-        "--dns-enabled", action=argparse.BooleanOptionalAction, default=False, help="there is no DNS server"
-    )
-    later.add_argument("--dns-address", metavar="A", type=_type(_address, "an address"))
-    later.add_argument("--dns-port", metavar="P", type=_type(_port, "a port"))
-    later.add_argument(
-        "--vips", action=argparse.BooleanOptionalAction, default=False, help="only explicit outbounds are served"
-    )
     parser.add_argument("--log-level", choices=["debug", "info", "warning", "error"], default="info")
     parser.add_argument("--log-format", choices=["text", "json"], default="text")
 
@@ -256,26 +343,26 @@ def names_of(args: argparse.Namespace) -> Names:
     return Names(upstreams=tuple(args.dns_upstream), hosts_file=args.hosts_file)
 
 
-def _without_effect(args: argparse.Namespace) -> tuple[str, ...]:
-    asked = {
-        "--dns-enabled": args.dns_enabled,
-        "--vips": args.vips,
-        "--state-dir": args.state_dir is not None,
-    }
-    return tuple(flag for flag, is_asked in asked.items() if is_asked)
+def dns_of(args: argparse.Namespace) -> Dns:
+    return Dns(enabled=args.dns_enabled, address=args.dns_address, port=args.dns_port)
+
+
+def vips_of(args: argparse.Namespace) -> VirtualIps:
+    return VirtualIps(args.vips, args.vip_cidr, args.state_dir)
 
 
 def run_options(args: argparse.Namespace, environ: Mapping[str, str]) -> RunOptions:
     return RunOptions(
         sources=sources_of(args, environ),
         names=names_of(args),
+        dns=dns_of(args),
+        vips=vips_of(args),
         strict=args.strict,
         admin_address=args.admin_address,
         admin_port=args.admin_port,
         drain_time_s=args.drain_time,
         access_log=args.access_log,
         concurrency=args.concurrency,
-        without_effect=_without_effect(args),
         log_level=args.log_level,
         log_format=args.log_format,
     )

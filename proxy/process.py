@@ -20,24 +20,34 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from config import vipstate
 from config.load import Loaded, Loader
 from config.plan import Plan
 from config.planner import Health, Planned, Planner, ResourceState, Settings
 from config.problems import Problem
+from config.vips import Lease
 from proxy import logs
-from proxy.admin.context import AdminContext
+from proxy.admin.context import AdminContext, ListenerView
 from proxy.admin.server import AdminServer
 from proxy.assembly import Settings as TrafficSettings
 from proxy.assembly import assemble
 from proxy.clock import wall_clock
+from proxy.collector import undisturbed
+from proxy.dns.records import Records
+from proxy.dns.server import DnsServer
+from proxy.dnsquery import show
 from proxy.exits import EXIT_CANNOT_START, EXIT_INVALID, EXIT_OK
+from proxy.extensions.host import ExtensionHost
+from proxy.extensions.registry import Registry
 from proxy.files import watch_files
+from proxy.lookup import Resolver
 from proxy.options import RunOptions
-from proxy.reading import read_dataplane, standard_input
+from proxy.reading import read_dataplane, read_leases, standard_input, wall_clock_s
 from proxy.runtime import Applied, Runtime
 from proxy.sockets import StartError
-from proxy.stats import ReloadStats
+from proxy.stats import DnsStats, ReloadStats
 from proxy.tasks import spawn
+from proxy.throttle import Throttle
 from proxy.workers.supervisor import Fleet
 
 log = logging.getLogger("koguma.process")
@@ -45,6 +55,7 @@ log = logging.getLogger("koguma.process")
 MIN_RENEWAL_WAIT_S = 1.0
 MAX_RENEWAL_WAIT_S = 60.0
 MAX_PROBLEMS_LOGGED = 200
+MAX_LISTENERS_LOGGED = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,11 +64,14 @@ class Snapshot:
 
     resources: Loaded
     dataplane: Loaded
+    supplies: int = 0
+    """The version of what extensions have supplied."""
 
     def is_same_as(self, other: Snapshot | None) -> bool:
         """Whether nothing was read that was not read before. Documents of unchanged files are the same objects."""
         return (
             other is not None
+            and self.supplies == other.supplies
             and self.dataplane == other.dataplane
             and self.resources.problems == other.resources.problems
             and len(self.resources.documents) == len(other.resources.documents)
@@ -71,12 +85,17 @@ class Process:
     def __init__(self, options: RunOptions) -> None:
         self._options = options
         self._loop = asyncio.get_running_loop()
-        self._loader = Loader()
-        self._planner = Planner(Settings(os.environ, options.admin_address, options.admin_port))
+        self._loader = Loader(wall_clock_s)
+        self._planner: Planner
         self._reload_stats = ReloadStats()
         self._planned: Planned | None = None
         self._runtime: Runtime | Fleet | None = None
         self._admin: AdminServer | None = None
+        self._dns_stats = DnsStats()
+        self._dns: DnsServer | None = None
+        self._resolver = Resolver(options.names.upstreams or None, options.names.hosts_file, self._loop.time)
+        self._throttle = Throttle(self._loop.time)
+        self._extensions = ExtensionHost(Registry(), lambda: self._reload_wanted.set(), self._resolver.nameservers)
         self._stopping = asyncio.Event()
         self._reload_wanted = asyncio.Event()
         self._stdin = standard_input(options.sources)
@@ -91,14 +110,20 @@ class Process:
         for number in (signal.SIGTERM, signal.SIGINT):
             self._loop.add_signal_handler(number, self._stop)
         self._loop.add_signal_handler(signal.SIGHUP, self._hang_up)
-        snapshot = self._snapshot = self._read()
-        planned = self._plan(snapshot)
-        if planned.plan is None or (self._options.strict and planned.has_errors):
-            for problem in planned.problems:
-                print(problem.as_text(), file=sys.stderr)
-            return EXIT_INVALID
         try:
-            await self._start(planned)
+            self._planner = self._new_planner()
+        except StartError as exc:
+            print(f"koguma: {exc}", file=sys.stderr)
+            return EXIT_CANNOT_START
+        try:
+            with undisturbed():
+                snapshot = self._snapshot = self._read()
+                planned = self._plan(snapshot)
+                if planned.plan is None or (self._options.strict and planned.has_errors):
+                    for problem in planned.problems:
+                        print(problem.as_text(), file=sys.stderr)
+                    return EXIT_INVALID
+                await self._start(planned)
         except StartError as exc:
             print(f"koguma: {exc}", file=sys.stderr)
             await self._close()
@@ -114,11 +139,55 @@ class Process:
 
     # Start
 
+    def _new_planner(self) -> Planner:
+        """Raises :class:`StartError`."""
+        options = self._options
+        settings = Settings(
+            os.environ,
+            options.admin_address,
+            options.admin_port,
+            vips=options.vips.listen,
+            pools=options.vips.pools,
+            leases=self._read_leases(),
+            extensions=self._extensions,
+            identity_dir=options.vips.state_dir,
+        )
+        return Planner(settings)
+
+    def _read_leases(self) -> tuple[Lease, ...]:
+        """Those of the last run. A damaged file is kept aside: most addresses are derived anew as they were."""
+        directory = self._options.vips.state_dir
+        if directory is None:
+            return ()
+        try:
+            directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            try:
+                return read_leases(self._options.vips)
+            except vipstate.DamagedError as exc:
+                kept = vipstate.set_aside(directory)
+                log.error(
+                    "%s; it is kept as %s, and VIPs are derived anew", exc, kept, extra={"event": "state_damaged"}
+                )
+                return ()
+        except OSError as exc:
+            raise StartError(f"cannot create the state directory {directory}: {exc.strerror}") from exc
+        except vipstate.StateError as exc:
+            raise StartError(str(exc)) from exc
+
+    def _keep_leases(self) -> None:
+        """Write down who has which virtual IP, before anybody is told. Raises :class:`~config.vipstate.StateError`."""
+        directory, ledger = self._options.vips.state_dir, self._planner.vips
+        if directory is not None and ledger.changed:
+            vipstate.save(directory, ledger.leases)
+            ledger.changed = False
+
     def _read(self) -> Snapshot:
         sources = self._options.sources
+        supplies = self._extensions.version  # first: what is supplied meanwhile is planned once more
         return Snapshot(
             self._loader.load(sources.resources),
             read_dataplane(sources, self._stdin),
+            supplies,
         )
 
     def _plan(self, snapshot: Snapshot) -> Planned:
@@ -126,14 +195,17 @@ class Process:
 
     async def _start(self, planned: Planned) -> None:
         assert planned.plan is not None
-        options = self._options
         runtime = self._runtime = self._new_runtime(planned.plan)
-        for flag in options.without_effect:
-            log.warning("%s has no effect in this version", flag)
         self._report(planned.problems)
+        try:
+            self._keep_leases()
+        except vipstate.StateError as exc:
+            raise StartError(str(exc)) from exc
         applied = await runtime.apply(planned.plan)
         if applied.failed:
-            raise StartError("; ".join(applied.failed.values()))
+            raise StartError(_first_few(list(applied.failed.values())))
+        await self._serve_names(planned.plan)
+        self._extensions.apply(planned.extended)
         self._planned = planned
         self._expect_renewal()
         self._admin = AdminServer(self._admin_context(runtime))
@@ -156,18 +228,34 @@ class Process:
             return assemble(plan, settings)
         return Fleet(settings, options.concurrency, options.log_level, options.log_format)
 
+    async def _serve_names(self, plan: Plan) -> None:
+        """Give the DNS server the names of the plan; start it once it is wanted. Raises :class:`StartError`."""
+        options = self._options.dns
+        records = Records(plan.names)
+        is_wanted = len(records) > 0 if options.enabled is None else options.enabled
+        if self._dns is None and is_wanted:
+            server = DnsServer(self._resolver, self._dns_stats, self._throttle)
+            await server.start(options.address, options.port, self._options.names.upstreams)
+            self._dns = server
+        if self._dns is not None:
+            self._dns.records = records
+
     def _say_ready(self, planned: Planned) -> None:
         assert self._runtime is not None
         assert self._admin is not None
         assert planned.plan is not None
-        for name, listener in self._runtime.listeners.items():
+        listeners: Mapping[str, ListenerView] = self._runtime.listeners
+        for name, listener in list(listeners.items())[:MAX_LISTENERS_LOGGED]:
             log.info("%s listens on %s for %s", name, listener.plan.bind, listener.plan.cluster)
+        if len(listeners) > MAX_LISTENERS_LOGGED:
+            log.info("and %d more: see /listeners", len(listeners) - MAX_LISTENERS_LOGGED)
         facts = {
             "event": "ready",
             "listeners": len(self._runtime.listeners),
             "services": len(planned.plan.clusters),
             "broken": sum(state.health is not Health.GOOD for state in planned.resources),
             "admin": f"{planned.plan.admin.address}:{self._admin.port}",
+            "dns": show(self._dns.own) if self._dns is not None else None,
         }
         # Not a log line: whoever starts us waits for this one, whatever the log level.
         line = json.dumps(facts) if self._options.log_format == "json" else "koguma ready"
@@ -189,7 +277,8 @@ class Process:
             await self._reload_wanted.wait()
             self._reload_wanted.clear()
             try:
-                await self._reload()
+                with undisturbed():
+                    await self._reload()
             except Exception:
                 # A fault of ours. What runs goes on running, and the next change is tried again.
                 self._reload_stats.failed += 1
@@ -211,7 +300,16 @@ class Process:
             stats.rejected += 1
             self._say_rejected(planned, "the whole set is refused (--strict)")
             return
+        try:
+            await asyncio.to_thread(self._keep_leases)
+        except vipstate.StateError as exc:
+            log.error("%s: VIPs given since may move at the next start", exc, extra={"event": "state_not_written"})
         applied = await self._runtime.apply(planned.plan)
+        try:
+            await self._serve_names(planned.plan)
+        except StartError as exc:
+            log.error("the DNS server does not run: %s", exc, extra={"event": "dns_failed"})
+        self._extensions.apply(planned.extended)
         self._planned = planned
         self._expect_renewal()
         stats.generation += 1
@@ -284,6 +382,7 @@ class Process:
             state=self._server_state,
             resources=self._resources,
             reload=self._reload_stats,
+            dns=self._dns_stats,
             node_id=f"{runtime.plan.proxy.mesh}.{runtime.plan.proxy.name}",
             started_s=self._loop.time(),
             started_at=wall_clock(),
@@ -340,7 +439,8 @@ class Process:
         return [self._resource_row(state) for state in self._planned.resources]
 
     def _resource_row(self, state: ResourceState) -> dict[str, object]:
-        status: dict[str, object] = {"conditions": state.conditions()}
+        status = state.status.as_json() if state.status is not None else {}
+        status["conditions"] = state.conditions()
         runtime = self._runtime
         if state.cluster is not None and runtime is not None:
             cluster = runtime.clusters.get(state.cluster.name)
@@ -359,7 +459,10 @@ class Process:
     # Stop
 
     def _hang_up(self) -> None:
-        """SIGHUP: plan anew even where no file changed; certificates may have expired, the system's CA file moved."""
+        """SIGHUP: read and plan anew even where no file changed; certificates may have expired, the system's CA file
+        moved, a file system may not tell the time of a change.
+        """
+        self._loader.distrust()
         self._snapshot = None
         self._reload_wanted.set()
 
@@ -387,5 +490,14 @@ class Process:
     async def _close(self) -> None:
         if self._runtime is not None:
             await self._runtime.close()
+        self._extensions.close()
         if self._admin is not None:
             await self._admin.close()
+        if self._dns is not None:
+            await self._dns.close()
+
+
+def _first_few(failures: list[str], shown: int = 3) -> str:
+    """One line, however many services share a port that is taken."""
+    more = len(failures) - shown
+    return "; ".join(failures[:shown]) + (f"; and {more} more" if more > 0 else "")

@@ -5,10 +5,18 @@ from __future__ import annotations
 import os
 import sys
 
+from config import vipstate
 from config.load import Loaded, Loader, load_dataplane
 from config.planner import Planned, Planner, Settings
+from config.vips import Lease
 from proxy.clock import wall_clock
-from proxy.options import Sources
+from proxy.extensions.registry import InstalledExtensions
+from proxy.options import Sources, VirtualIps
+
+
+def wall_clock_s() -> float:
+    """Seconds since the epoch, as the time stamps of files are."""
+    return wall_clock().timestamp()
 
 
 def read_dataplane(sources: Sources, stdin: str = "") -> Loaded:
@@ -23,8 +31,22 @@ def standard_input(sources: Sources) -> str:
     return sys.stdin.read() if sources.dataplane_file == "-" else ""
 
 
-def read_all(sources: Sources, partial: bool) -> tuple[Planned, Planner]:
-    """For the commands that read once and do not stay."""
-    planner = Planner(Settings(os.environ, partial=partial))
+def read_leases(vips: VirtualIps) -> tuple[Lease, ...]:
+    """The virtual IPs that were given away before. Raises :class:`~config.vipstate.StateError`."""
+    return tuple(vipstate.load(vips.state_dir)) if vips.state_dir is not None else ()
+
+
+def read_all(sources: Sources, partial: bool, vips: VirtualIps | None = None) -> tuple[Planned, Planner]:
+    """For the commands that read once and do not stay. Raises :class:`~config.vipstate.StateError`."""
+    vips = vips or VirtualIps()
+    settings = Settings(
+        os.environ,
+        partial=partial,
+        vips=vips.listen,
+        pools=vips.pools,
+        leases=read_leases(vips),
+        extensions=InstalledExtensions(),
+    )
+    planner = Planner(settings)
     dataplane = read_dataplane(sources, standard_input(sources))
     return planner.plan(Loader().load(sources.resources), dataplane, wall_clock()), planner

@@ -161,13 +161,15 @@ class Downstream(Side):
     """The side towards the application, and the relay itself."""
 
     __slots__ = (
-        "_connecting", "_held", "cluster", "listener", "outcome", "started_s", "upstream",
+        "_connecting", "_held", "cluster", "destination", "listener", "outcome", "started_s", "upstream",
     )  # fmt: skip
 
     def __init__(self, listener: Listener) -> None:
         super().__init__()
         self.listener = listener
         self.cluster: Cluster | None = None
+        self.destination: Endpoint | None = None
+        """Where it has to go, of a connection that is only passed through; else the cluster knows."""
         self.upstream: Upstream | None = None
         self.outcome: Outcome | None = None
         self.forward = self._hold

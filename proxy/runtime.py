@@ -16,6 +16,7 @@ from config.plan import Add, Change, ClusterPlan, Direction, ListenerPlan, Plan,
 from proxy.cluster import Cluster, Services
 from proxy.listener import ConnectionLimit, Listener
 from proxy.outcome import Outcome
+from proxy.redirect import Destination
 from proxy.sockets import StartError
 from proxy.tasks import spawn
 
@@ -54,6 +55,8 @@ class Runtime:
         self._drain_time_s = drain_time_s
         self._shares_ports = shares_ports
         self._leaving: set[Listener] = set()
+        self._destinations: dict[Destination, str] = {}
+        """The names of listeners by their addresses, while the kernel redirects connections to us."""
 
     async def apply(self, plan: Plan) -> Applied:
         # What failed to open is not running: take it out of the old plan, so that it is added again.
@@ -66,6 +69,8 @@ class Runtime:
         for step in steps:
             await self._perform(step)
         self.plan = plan
+        self._destinations = _destinations(plan)
+        self.limit.make_room(sum(one.listening for one in self.listeners.values()))
         return Applied(
             added=sum(isinstance(step, Add) for step in steps),
             changed=sum(isinstance(step, Change) for step in steps),
@@ -97,14 +102,22 @@ class Runtime:
         listener = Listener(part, self.clusters.get(part.cluster), self.limit, self._services.throttle)
         listener.access_log = self._services.access_log
         listener.shares_port = self._shares_ports
+        listener.owner_of = self._owner_of
         try:
             listener.open()
             await listener.start()
         except StartError as exc:
-            self.failed[part.name] = str(exc)
             await listener.stop()
+            if part.original_dst and exc.no_such_family:
+                log.info("%s: not needed, this machine has no IPv6", part.name)
+            else:
+                self.failed[part.name] = str(exc)
             return
         self.listeners[part.name] = listener
+
+    def _owner_of(self, destination: Destination) -> Listener | None:
+        name = self._destinations.get(destination)
+        return self.listeners.get(name) if name is not None else None
 
     async def _leave(self, listener: Listener) -> None:
         """Stop listening; connections may finish within the drain time."""
@@ -175,5 +188,15 @@ def _moves(step: Change) -> bool:
     return (
         isinstance(old, ListenerPlan)
         and isinstance(new, ListenerPlan)
-        and (old.address, old.port) != (new.address, new.port)
+        and (old.address, old.port, old.bind_to_port) != (new.address, new.port, new.bind_to_port)
     )
+
+
+def _destinations(plan: Plan) -> dict[Destination, str]:
+    if not any(one.original_dst for one in plan.listeners.values()):
+        return {}
+    return {
+        (str(one.address), one.port): one.name
+        for one in plan.listeners.values()
+        if one.direction is Direction.OUTBOUND and not one.original_dst
+    }

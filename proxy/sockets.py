@@ -11,6 +11,12 @@ KEEPALIVE_IDLE_S, KEEPALIVE_INTERVAL_S, KEEPALIVE_PROBES = 60, 15, 4
 class StartError(Exception):
     """A socket could not be opened; the message says which, and what to do."""
 
+    @property
+    def no_such_family(self) -> bool:
+        """Whether the machine does not have the IP version of a wildcard address."""
+        cause = self.__cause__
+        return isinstance(cause, OSError) and cause.errno in (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL)
+
 
 def keep_alive(sock: socket.socket) -> None:
     """Let the kernel notice a peer that vanished without a word. Accepted sockets inherit it from their listener."""
@@ -21,14 +27,20 @@ def keep_alive(sock: socket.socket) -> None:
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, KEEPALIVE_PROBES)
 
 
-def bind(address: str, port: int, *, is_shared: bool = False) -> socket.socket:
-    """A bound TCP socket, not yet listening. ``is_shared``: other processes of ours bind the same and share what comes.
+def bind(
+    address: str, port: int, kind: socket.SocketKind = socket.SOCK_STREAM, *, is_shared: bool = False
+) -> socket.socket:
+    """A bound socket, not yet listening. ``is_shared``: other processes of ours bind the same and share what comes.
     Raises :class:`StartError` with one clear line.
     """
     where = f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
-    sock = socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET, socket.SOCK_STREAM)
     try:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sock = socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET, kind)
+    except OSError as exc:
+        raise StartError(f"cannot listen on {where}: {reason(exc)}") from exc
+    try:
+        if kind is socket.SOCK_STREAM:  # on UDP it would let two processes share the port
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if is_shared:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         if sock.family == socket.AF_INET6:
@@ -48,7 +60,9 @@ def reason(exc: OSError) -> str:
         case errno.EACCES:
             return "no permission (ports below 1024 need CAP_NET_BIND_SERVICE)"
         case errno.EADDRNOTAVAIL:
-            return "no such address on this machine"
+            return "no such address on this machine (VIPs outside 127.0.0.0/8 need a route: koguma vips up)"
+        case errno.EMFILE:
+            return "no descriptor left: raise the limit (ulimit -n)"
         case _:
             return exc.strerror or str(exc)
 

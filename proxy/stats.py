@@ -8,7 +8,7 @@ Envoy gives them, so that a stat is added by adding one line.
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 # Envoy's default histogram buckets (upper bounds, milliseconds).
 BUCKETS_MS = (
@@ -16,27 +16,38 @@ BUCKETS_MS = (
     300_000, 600_000, 1_800_000, 3_600_000,
 )  # fmt: skip
 
+_NO_COUNTS = (0,) * (len(BUCKETS_MS) + 1)
+
 
 class Histogram:
-    """Counts per bucket plus a sum; milliseconds in, nothing kept per sample."""
+    """Counts per bucket plus a sum; milliseconds in, nothing kept per sample. Buckets exist from the first sample on:
+    of ten thousand services most are idle.
+    """
 
-    __slots__ = ("counts", "sum_ms")
+    __slots__ = ("_counts", "sum_ms")
 
     def __init__(self) -> None:
-        self.counts = [0] * (len(BUCKETS_MS) + 1)
+        self._counts: list[int] | None = None
         self.sum_ms = 0.0
 
     def record(self, value_ms: float) -> None:
-        self.counts[bisect_left(BUCKETS_MS, value_ms)] += 1
+        counts = self._counts
+        if counts is None:
+            counts = self._counts = [0] * (len(BUCKETS_MS) + 1)
+        counts[bisect_left(BUCKETS_MS, value_ms)] += 1
         self.sum_ms += value_ms
 
     @property
+    def counts(self) -> Sequence[int]:
+        return self._counts if self._counts is not None else _NO_COUNTS
+
+    @property
     def count(self) -> int:
-        return sum(self.counts)
+        return sum(self._counts) if self._counts is not None else 0
 
     def add(self, other: Histogram) -> None:
         """Hold the samples of both."""
-        self.counts = [mine + its for mine, its in zip(self.counts, other.counts, strict=True)]
+        self._counts = [mine + its for mine, its in zip(self.counts, other.counts, strict=True)]
         self.sum_ms += other.sum_ms
 
     def quantile(self, q: float) -> float:
@@ -63,12 +74,18 @@ class Stats:
     counters: tuple[str, ...] = ()
     gauges: tuple[str, ...] = ()
     histograms: tuple[str, ...] = ()
+    _numbers: tuple[str, ...] = ()
+    _measures: tuple[str, ...] = ()
+
+    def __init_subclass__(cls) -> None:
+        cls._numbers = tuple(map(_slot, cls.counters + cls.gauges))
+        cls._measures = tuple(map(_slot, cls.histograms))
 
     def __init__(self) -> None:
-        for name in self.counters + self.gauges:
-            setattr(self, _slot(name), 0)
-        for name in self.histograms:
-            setattr(self, _slot(name), Histogram())
+        for slot in self._numbers:
+            setattr(self, slot, 0)
+        for slot in self._measures:
+            setattr(self, slot, Histogram())
 
     @classmethod
     def _slots(cls) -> tuple[str, ...]:
@@ -373,3 +390,50 @@ class WorkerStats(Stats):
     crashed: int
     """How often one ended that should not have."""
     running: int
+
+
+class DnsStats(Stats):
+    """``koguma.dns.*``: the questions at our port, and those that we asked."""
+
+    counters = (
+        "udp_queries",
+        "tcp_queries",
+        "answered",
+        "forwarded",
+        "cache_hits",
+        "refused",
+        "ignored",
+        "truncated",
+        "overflow",
+        "tcp_overflow",
+        "upstream_queries",
+        "upstream_failures",
+        "upstream_unanswered",
+    )
+    gauges = ("names", "forwarding", "cached", "tcp_active")
+    histograms = ("upstream_ms",)
+    __slots__ = tuple(_slot(name) for name in counters + gauges + histograms)
+
+    udp_queries: int
+    tcp_queries: int
+    answered: int
+    """Questions for our own names."""
+    forwarded: int
+    """The others; ``cache_hits`` of them were answered from the cache."""
+    cache_hits: int
+    refused: int
+    """Questions that got an error: malformed, or of a kind that is not answered."""
+    ignored: int
+    truncated: int
+    overflow: int
+    """Questions that got SERVFAIL since too many are being forwarded."""
+    tcp_overflow: int
+    upstream_queries: int
+    upstream_failures: int
+    upstream_unanswered: int
+    """Questions that no resolver answered."""
+    names: int
+    forwarding: int
+    cached: int
+    tcp_active: int
+    upstream_ms: Histogram

@@ -19,9 +19,10 @@ from config.resources.shape import REQUIRED, Node, Violation, unknown_field, wro
 
 MESH_LABEL = "kuma.io/mesh"
 ZONE_LABEL = "kuma.io/zone"
-DISPLAY_NAME_LABEL = "kuma.io/display-name"
-NAMESPACE_LABEL = "k8s.kuma.io/namespace"
 ORIGIN_LABEL = "kuma.io/origin"
+ENV_LABEL = "kuma.io/env"
+NAMESPACE_LABEL = "k8s.kuma.io/namespace"
+DISPLAY_NAME_LABEL = "kuma.io/display-name"
 API_VERSION = "kuma.io/v1alpha1"
 
 DEFAULT_MESH = "default"
@@ -63,6 +64,8 @@ class Meta:
     namespace: str = ""
     labels: Mapping[str, str] = field(default_factory=dict, hash=False)
     creation_time: datetime | None = None
+    status: Mapping[str, Any] = field(default_factory=dict, hash=False, repr=False)
+    """What Kuma wrote into the document, as it stands there: nothing in it has been checked."""
 
     @property
     def display_name(self) -> str:
@@ -72,18 +75,32 @@ class Meta:
     def zone(self) -> str:
         return self.labels.get(ZONE_LABEL) or DEFAULT_ZONE
 
+    @property
+    def core_name(self) -> str:
+        """The name that Kuma's core knows: on Kubernetes the namespace is a part of it."""
+        return f"{self.name}.{self.namespace}" if self.namespace else self.name
+
+    @property
+    def all_labels(self) -> dict[str, str]:
+        """The labels given, and those that Kuma computes where they are not: a resource from a file is as one that was
+        created in this zone.
+        """
+        computed = {
+            DISPLAY_NAME_LABEL: self.name,
+            ORIGIN_LABEL: "zone",
+            ZONE_LABEL: DEFAULT_ZONE,
+            ENV_LABEL: "kubernetes" if self.namespace else "universal",
+        }
+        if self.mesh:
+            computed[MESH_LABEL] = self.mesh
+        if self.namespace:
+            computed[NAMESPACE_LABEL] = self.namespace
+        return computed | dict(self.labels)
+
     def label(self, key: str) -> str | None:
         """A label, or what Kuma computes for it where the document does not have it."""
         given = self.labels.get(key)
-        if given is not None:
-            return given
-        if key == DISPLAY_NAME_LABEL:
-            return self.name
-        if key == ZONE_LABEL:
-            return DEFAULT_ZONE
-        if key == MESH_LABEL:
-            return self.mesh
-        return self.namespace or None if key == NAMESPACE_LABEL else None
+        return given if given is not None else self.all_labels.get(key)
 
     def has_labels(self, labels: Mapping[str, str]) -> bool:
         return all(self.label(key) == value for key, value in labels.items())
@@ -178,6 +195,7 @@ def read_meta(envelope: Envelope, has_mesh: bool) -> tuple[Meta, list[Violation]
         namespace=envelope.namespace,
         labels={key: value for key, value in _mapping(head.get("labels")).items() if isinstance(value, str)},
         creation_time=_moment(head.get(_time_key(envelope))),
+        status=_mapping(envelope.tree.get("status")),
     )
     return meta, violations
 

@@ -6,6 +6,14 @@ import re
 from base64 import b64decode
 from ipaddress import ip_address
 
+MAX_SUBDOMAIN_CHARS = 253
+_SUBDOMAIN_TEXT = (
+    "a lowercase RFC 1123 subdomain must consist of lower case alphanumeric characters, '-' or '.', and must start "
+    "and end with an alphanumeric character (e.g. 'example.com', regex used for validation is "
+    "'[a-z0-9]([-a-z0-9]*[a-z0-9])?(\\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*')"
+)
+MAX_LABEL_CHARS = 63
+
 _IP_CHARS = re.compile(r"[0-9a-fA-F:.]+")
 _DNS_NAME = re.compile(r"[a-zA-Z0-9_][a-zA-Z0-9_-]{0,62}(?:\.[a-zA-Z0-9_][a-zA-Z0-9_-]{0,62})*[._]?")
 _DNS_1035 = re.compile(r"[a-z](?:[-a-z0-9]*[a-z0-9])?")
@@ -47,6 +55,20 @@ def is_dns_1035_label(text: str) -> bool:
 def is_dns_1123_subdomain(text: str) -> bool:
     """RFC 1123 §2.1, the length aside."""
     return bool(_DNS_1123.fullmatch(text))
+
+
+def hostname_faults(text: str) -> str:
+    """What Kubernetes' ``IsDNS1123Subdomain`` has against a name, and RFC 1035 §2.3.4 (a label's length, which it does
+    not look at); empty for a name that may be served.
+    """
+    faults = []
+    if len(text) > MAX_SUBDOMAIN_CHARS:
+        faults.append(f"must be no more than {MAX_SUBDOMAIN_CHARS} characters")
+    if not is_dns_1123_subdomain(text):
+        faults.append(_SUBDOMAIN_TEXT)
+    elif any(len(label) > MAX_LABEL_CHARS for label in text.split(".")):
+        faults.append(f"a label must be no more than {MAX_LABEL_CHARS} characters")
+    return ", ".join(faults)
 
 
 def is_unspecified(text: str) -> bool:

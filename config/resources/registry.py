@@ -13,6 +13,7 @@ from config.document import Path
 from config.problems import Severity
 from config.resources import secret
 from config.resources.dataplane import Dataplane
+from config.resources.hostnamegenerator import HostnameGenerator
 from config.resources.mesh import Mesh
 from config.resources.meshcircuitbreaker import MeshCircuitBreaker
 from config.resources.meshexternalservice import MeshExternalService
@@ -40,6 +41,7 @@ KINDS: dict[str, type[Resource]] = {
         Mesh,
         Dataplane,
         MeshExternalService,
+        HostnameGenerator,
         Secret,
         GlobalSecret,
         MeshTimeout,
@@ -63,7 +65,6 @@ NOT_USED = frozenset(
         "FaultInjection",
         "GlobalConfig",
         "HealthCheck",
-        "HostnameGenerator",
         "MeshAccessLog",
         "MeshFaultInjection",
         "MeshGateway",

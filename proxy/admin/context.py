@@ -16,7 +16,7 @@ from config.plan import ClusterPlan, ListenerPlan, Plan
 from proxy.balance import Balancer, Endpoint
 from proxy.cluster import Watched
 from proxy.memory import Memory, memory_held
-from proxy.stats import ClusterStats, HttpStats, ListenerStats, ReloadStats, WorkerStats
+from proxy.stats import ClusterStats, DnsStats, HttpStats, ListenerStats, ReloadStats, WorkerStats
 
 
 class PoolView(Protocol):
@@ -111,6 +111,7 @@ class AdminContext:
     started_at: datetime
     actions: Actions
     options: Mapping[str, object] = field(default_factory=dict)
+    dns: DnsStats = field(default_factory=DnsStats)
     concurrency: int = 1
     workers: WorkerStats | None = None
     """``None``: there are none beside this process."""

@@ -197,7 +197,7 @@ def _http(listener: ListenerView) -> Row:
 
 
 def _koguma(context: AdminContext) -> Row:
-    reload = context.reload
+    reload, dns = context.reload, context.dns
     unverified = sum(
         cluster.plan.tls is not None and cluster.plan.tls.mode is not Mode.SECURED
         for cluster in context.runtime.clusters.values()
@@ -207,9 +207,13 @@ def _koguma(context: AdminContext) -> Row:
     gauges = {name: value for name, value in reload.gauged() if name != "generation"}
     return Row(
         "",
-        {f"reload.{name}": value for name, value in reload.counted()} | {"workers.crashed": crashed},
+        {f"reload.{name}": value for name, value in reload.counted()}
+        | {f"dns.{name}": value for name, value in dns.counted()}
+        | {"workers.crashed": crashed},
         gauges={f"reload.{name}": value for name, value in gauges.items()}
+        | {f"dns.{name}": value for name, value in dns.gauged()}
         | {"generation": reload.generation, "unverified_services": unverified, "workers.running": running},
+        histograms={f"dns.{name}": histogram for name, histogram in dns.observed()},
     )
 
 

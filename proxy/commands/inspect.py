@@ -7,19 +7,25 @@ import sys
 from collections.abc import Iterator
 
 from config.document import format_path
+from config.naming import ServiceStatus
 from config.plan import Access, ClusterPlan, ListenerPlan, LoadBalancer, Plan, Protocol, RetryPlan
 from config.planner import Planned, ResourceState
 from config.policies.selection import NO_TERMS, Setting, Terms
 from config.resources.duration import format_duration
-from proxy.exits import EXIT_INVALID, EXIT_OK
-from proxy.options import Sources
+from config.vipstate import StateError
+from proxy.exits import EXIT_CANNOT_START, EXIT_INVALID, EXIT_OK
+from proxy.options import Sources, VirtualIps
 from proxy.reading import read_all
 from tls.permissions import Permissions
 from tls.policy import Origination
 
 
-def inspect(sources: Sources, output: str) -> int:
-    planned, _ = read_all(sources, partial=False)
+def inspect(sources: Sources, vips: VirtualIps, output: str) -> int:
+    try:
+        planned, _ = read_all(sources, partial=False, vips=vips)
+    except StateError as exc:
+        print(f"koguma: {exc}", file=sys.stderr)
+        return EXIT_CANNOT_START
     problems = sorted(planned.problems)
     if output == "json":
         document = {
@@ -50,9 +56,14 @@ def _lines(planned: Planned) -> Iterator[str]:
     for bundle in plan.trust.by_domain.values():
         yield f"trusts    {bundle.domain}: {len(bundle.anchors)} CA certificates, from {', '.join(bundle.sources)}"
     terms = {state.cluster.name: state.terms for state in planned.resources if state.cluster is not None}
+    statuses = {state.cluster.name: state.status for state in planned.resources if state.cluster is not None}
     for listener in plan.listeners.values():
         yield ""
+        if listener.original_dst:
+            yield from _redirect(listener)
+            continue
         yield from _listener(listener, plan.clusters[listener.cluster], terms.get(listener.cluster, NO_TERMS))
+        yield from _names(statuses.get(listener.cluster))
     used = {listener.cluster for listener in plan.listeners.values()}
     for state in planned.resources:
         if state.cluster is None and state.kind == "MeshExternalService":
@@ -63,6 +74,25 @@ def _lines(planned: Planned) -> Iterator[str]:
             yield ""
             yield f"{state.kind} {state.name} ({state.file}:{state.line}): no outbound of this Dataplane leads to it"
             yield from _cluster(state.cluster, state.terms)
+            yield from _names(state.status)
+
+
+def _names(status: ServiceStatus | None) -> Iterator[str]:
+    """The virtual IP and the hostnames of a service, and why it has some of them not."""
+    if status is None:
+        return
+    if status.vips:
+        yield f"  vip       {', '.join(map(str, status.vips))}"
+    for one in status.generations:
+        if one.hostname:
+            yield f"  hostname  {one.hostname} (HostnameGenerator {one.generator})"
+        else:
+            yield f"  hostname  none of HostnameGenerator {one.generator}: {one.reason}: {one.message}"
+
+
+def _redirect(listener: ListenerPlan) -> Iterator[str]:
+    rest = "pass through" if listener.cluster else "are closed"
+    yield f"{listener.direction} {listener.bind} <- connections that the kernel redirects; those to no service {rest}"
 
 
 def _listener(listener: ListenerPlan, cluster: ClusterPlan, terms: Terms) -> Iterator[str]:
@@ -157,7 +187,7 @@ def _tls(tls: Origination | None) -> Iterator[str]:
     versions = f"{_version(tls.min_version.name)} to {_version(tls.max_version.name)}"
     alpn = f", ALPN {', '.join(tls.alpn)}" if tls.alpn else ""
     yield f"  tls       {versions}{alpn}{', renegotiation allowed' if tls.allow_renegotiation else ''}"
-    yield f"  verify    {tls.mode}: chain {_chain(tls)}; name {_names(tls)}"
+    yield f"  verify    {tls.mode}: chain {_chain(tls)}; name {_san_names(tls)}"
     yield f"  sni       {tls.server_name or 'the DNS name of each endpoint'}"
     if tls.client is not None:
         yield f"  client    certificate from {tls.client.source}"
@@ -171,7 +201,7 @@ def _chain(tls: Origination) -> str:
     return f"against {tls.anchors.source}" if tls.mode.checks_chain and tls.anchors is not None else "NOT VERIFIED"
 
 
-def _names(tls: Origination) -> str:
+def _san_names(tls: Origination) -> str:
     if not tls.mode.checks_names:
         return "NOT VERIFIED"
     if tls.sans:
@@ -201,6 +231,10 @@ def plan_as_json(plan: Plan) -> dict[str, object]:
             for listener in plan.listeners.values()
         ],
         "clusters": [cluster_as_json(cluster) for cluster in plan.clusters.values()],
+        "names": [
+            {"name": one.name, "addresses": [str(address) for address in one.addresses], "ttlSeconds": one.ttl_s}
+            for one in plan.names.values()
+        ],
     }
 
 
@@ -276,5 +310,5 @@ def _state_as_json(state: ResourceState) -> dict[str, object]:
         "line": state.line,
         "cluster": cluster_as_json(state.cluster) if state.cluster is not None else None,
         "policies": [_setting_as_json(setting) for setting in state.terms.settings],
-        "status": {"conditions": state.conditions()},
+        "status": (state.status.as_json() if state.status is not None else {}) | {"conditions": state.conditions()},
     }

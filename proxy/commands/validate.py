@@ -11,11 +11,12 @@ from config.load import Loader
 from config.planner import Planner, Settings
 from proxy.clock import wall_clock
 from proxy.exits import EXIT_INVALID, EXIT_OK
+from proxy.extensions.registry import InstalledExtensions
 
 
 def validate(paths: Sequence[str], output: str) -> int:
     """Warnings are printed and do not change the exit code."""
-    planner = Planner(Settings(os.environ, partial=True))
+    planner = Planner(Settings(os.environ, partial=True, extensions=InstalledExtensions()))
     planned = planner.plan(Loader().load(paths), None, wall_clock())
     problems = sorted(planned.problems)
     if output == "json":

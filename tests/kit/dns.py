@@ -25,12 +25,14 @@ JOIN_S = 10.0
 
 
 class DnsServer:
-    """Answers A and AAAA over UDP from ``zone`` (names without the trailing dot). A name that is not there is
-    NXDOMAIN; ``failing`` makes every answer SERVFAIL. ``asked`` counts the questions by name.
+    """Answers A and AAAA over UDP from ``zone``, and SRV from ``services`` (``"0 0 443 api.example.test."``); names are
+    without the trailing dot. A name that is not there is NXDOMAIN; ``failing`` makes every answer SERVFAIL. ``asked``
+    counts the questions by name.
     """
 
     def __init__(self, zone: Mapping[str, Sequence[str]], *, ttl_s: int = 30) -> None:
         self.zone = dict(zone)
+        self.services: dict[str, list[str]] = {}
         self.ttl_s = ttl_s
         self.failing = False
         self.asked: Counter[str] = Counter()
@@ -73,6 +75,10 @@ class DnsServer:
         self.asked[name] += 1
         if self.failing:
             response.set_rcode(dns.rcode.SERVFAIL)
+        elif name in self.services:
+            if question.rdtype == dns.rdatatype.SRV:
+                records = self.services[name]
+                response.answer.append(dns.rrset.from_text(question.name, self.ttl_s, "IN", "SRV", *records))
         elif name not in self.zone:
             response.set_rcode(dns.rcode.NXDOMAIN)
         else:

@@ -81,6 +81,7 @@ class Koguma:
         self.resources.mkdir(parents=True, exist_ok=True)
         self.dataplane_file = directory / "dataplane.yaml"
         self.admin_port = free_port()
+        self.dns_port = free_port()
         self.mesh = mesh
         self.args = list(args)
         self.drain_time = drain_time
@@ -163,6 +164,8 @@ class Koguma:
             "127.0.0.1",
             "--admin-port",
             str(self.admin_port),
+            "--dns-port",
+            str(self.dns_port),
             "--drain-time",
             self.drain_time,
             "--log-format",

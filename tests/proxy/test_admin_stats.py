@@ -17,7 +17,7 @@ from prometheus_client.registry import Collector
 from config.plan import DnsTarget, EndpointPlan, ListenerPlan, Protocol
 from proxy.admin import certs, prometheus, routes
 from proxy.admin.http import SLICE, Request
-from proxy.stats import ClusterStats, Histogram, HttpStats, ListenerStats
+from proxy.stats import ClusterStats, DnsStats, Histogram, HttpStats, ListenerStats
 from tests.kit.ca import Authority, Window
 from tests.proxy.admin_world import (
     Reply,
@@ -94,6 +94,7 @@ ENVOYS_PROCESS_STATS = [
     "server.uptime",
 ]
 OURS = [
+    *(f"koguma.dns.{name}" for name in DnsStats.counters + DnsStats.gauges),
     "koguma.generation",
     "koguma.reload.failed",
     "koguma.reload.rejected",

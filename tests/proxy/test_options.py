@@ -14,6 +14,7 @@ from proxy.exits import EXIT_USAGE
 from proxy.options import RunOptions, dns_server, duration
 
 DP = ["--dataplane-file", "dp.yaml"]
+DNS_FLAGS = ["--dns-enabled", "--dns-port", "53"]
 
 
 def parse(*flags: str, environ: Mapping[str, str] | None = None) -> RunOptions:
@@ -106,6 +107,25 @@ def test_the_environment_and_flags_that_beat_it() -> None:
 
 
 @pytest.mark.parametrize(
+    ("flags", "environ", "dns"),
+    [
+        ([], {}, options.Dns(None, "127.0.0.1", 15053)),
+        (["--dns-enabled"], {"KUMA_DNS_ENABLED": "false"}, options.Dns(True)),
+        (["--no-dns-enabled"], {"KUMA_DNS_ENABLED": "true"}, options.Dns(False)),
+        ([], {"KUMA_DNS_ENABLED": "T"}, options.Dns(True)),
+        ([], {"KUMA_DNS_ENABLED": "0"}, options.Dns(False)),
+        (["--dns-address", "::1", "--dns-port", "53"], {"KUMA_DNS_PROXY_PORT": "5"}, options.Dns(None, "::1", 53)),
+        (["--dns-proxy-port", "53"], {}, options.Dns(port=53)),
+        ([], {"KUMA_DNS_PROXY_PORT": "5", "KUMA_DNS_CORE_DNS_PORT": "6"}, options.Dns(port=5)),
+        ([], {"KUMA_DNS_PROXY_PORT": "0"}, options.Dns(port=15053)),
+        ([], {"KUMA_DNS_PROXY_PORT": "0", "KUMA_DNS_CORE_DNS_PORT": "6"}, options.Dns(port=6)),
+    ],
+)
+def test_the_dns_server(flags: list[str], environ: Mapping[str, str], dns: options.Dns) -> None:
+    assert parse(*DP, *flags, environ=environ).dns == dns
+
+
+@pytest.mark.parametrize(
     ("flags", "says"),
     [
         (["--admin-port", "65536"], '"65536" is not a port (0 to 65535)'),
@@ -113,6 +133,8 @@ def test_the_environment_and_flags_that_beat_it() -> None:
         (["--admin-address", "localhost"], "'localhost' does not appear to be an IPv4 or IPv6 address"),
         (["--drain-time", "soon"], '"soon" is not a duration'),
         (["--dns-upstream", "dns"], "--dns-upstream"),
+        (["--dns-address", "localhost"], "--dns-address"),
+        (["--dns-port", "70000"], '"70000" is not a port (0 to 65535)'),
         (["--proxy-type", "ingress"], "--proxy-type"),
         (["--log-level", "loud"], "--log-level"),
         (["-v", "novalue"], "--dataplane-var"),
@@ -128,13 +150,21 @@ def test_a_dataplane_is_required(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "value"), [("KUMA_DATAPLANE_DRAIN_TIME", "soon"), ("KUMA_DATAPLANE_PROXY_TYPE", "ingress")]
+    ("name", "value"),
+    [
+        ("KUMA_DATAPLANE_DRAIN_TIME", "soon"),
+        ("KUMA_DATAPLANE_PROXY_TYPE", "ingress"),
+        ("KUMA_DNS_ENABLED", "maybe"),
+        ("KUMA_DNS_PROXY_PORT", "dns"),
+    ],
 )
 def test_a_wrong_value_in_the_environment_is_refused_too(
     capsys: pytest.CaptureFixture[str], name: str, value: str
 ) -> None:
     assert value in refusal(capsys, *DP, environ={name: value})
-    assert parse(*DP, "--drain-time", "1s", "--proxy-type", "dataplane", environ={name: value}), "a flag beats it"
+    assert parse(*DP, "--drain-time", "1s", "--proxy-type", "dataplane", *DNS_FLAGS, environ={name: value}), (
+        "a flag beats it"
+    )
 
 
 def test_workers() -> None:
