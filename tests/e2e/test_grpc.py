@@ -251,12 +251,18 @@ def test_unimplemented(caller: Caller, method: str) -> None:
 
 def test_cancel_after_begin(world: World, caller: Caller) -> None:
     call = caller.start("Wait", metadata=[("x-call", "begun")])
-    assert ("x-kit-begun", "1") in call.initial_metadata(), "which comes long before a message"
     world.server.wait_for("waiting", "begun")
     call.cancel()
     assert call.code() is grpc.StatusCode.CANCELLED
     world.server.wait_for("cancelled", "begun")
     assert caller.unary("Echo", b"x") == b"x", "and the channel goes on"
+
+
+def test_cancel_after_the_initial_metadata(world: World, caller: Caller) -> None:
+    call = caller.download("Wait", metadata=[("x-call", "headers")])
+    assert ("x-kit-begun", "1") in call.initial_metadata(), "though no message follows"
+    call.cancel()
+    world.server.wait_for("cancelled", "headers")
 
 
 def test_cancel_after_the_first_response(world: World, caller: Caller) -> None:
