@@ -15,7 +15,7 @@ import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 from config.plan import ClusterPlan, DnsTarget, IpTarget, UnixTarget
 from proxy.balance import Balancer, Endpoint
@@ -63,6 +63,11 @@ class Services:
     throttle: Throttle
     wall_clock: Callable[[], datetime]
     access_log: AccessLog | None = None
+
+    def close(self) -> None:
+        self.names.close()
+        if self.access_log is not None:
+            self.access_log.close()
 
 
 class Cluster:
@@ -299,35 +304,7 @@ class Cluster:
         return received, sent
 
     def describe_endpoints(self) -> list[dict[str, object]]:
-        """For ``/resources``: where the service's connections go now, and why some do not."""
-        now = self._now()
-        rows: list[dict[str, object]] = []
-        for endpoint in self.balancer:
-            verdict = endpoint.last_verdict
-            rows.append(
-                {
-                    "address": endpoint.where,
-                    "host": endpoint.host,
-                    "priority": endpoint.priority,
-                    "health": "ejected" if endpoint.ejected_until > now else "healthy",
-                    "connections": endpoint.cx_active,
-                    "lastVerdict": verdict.as_dict() if verdict is not None else None,
-                }
-            )
-        for watch in self.watches:
-            if not watch.addresses and watch.last_error is not None:
-                verdict = unresolved(watch.name, str(watch.last_error))
-                rows.append(
-                    {
-                        "address": None,
-                        "host": watch.name,
-                        "priority": 0,
-                        "health": "unresolved",
-                        "connections": 0,
-                        "lastVerdict": verdict.as_dict(),
-                    }
-                )
-        return rows
+        return describe_endpoints(self.balancer, self.watches, self._now())
 
     # Idle connections
 
@@ -362,3 +339,53 @@ def resolved_endpoints(plan: ClusterPlan, addresses: Mapping[str, Iterable[Addre
                     yield Endpoint((str(resolved), port), name, True, endpoint.priority)
             case UnixTarget(path):
                 yield Endpoint(path, None, False, endpoint.priority)
+
+
+class Watched(Protocol):
+    """What is said of a name: see :class:`~proxy.resolver.NameWatch`."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def addresses(self) -> tuple[Address, ...]: ...
+    @property
+    def last_error(self) -> object | None: ...
+    @property
+    def update_attempt(self) -> int: ...
+    @property
+    def update_success(self) -> int: ...
+    @property
+    def update_failure(self) -> int: ...
+
+
+def describe_endpoints(
+    endpoints: Iterable[Endpoint], watches: Iterable[Watched], now_s: float
+) -> list[dict[str, object]]:
+    """For ``/resources``: where the service's connections go now, and why some do not."""
+    rows: list[dict[str, object]] = []
+    for endpoint in endpoints:
+        verdict = endpoint.last_verdict
+        rows.append(
+            {
+                "address": endpoint.where,
+                "host": endpoint.host,
+                "priority": endpoint.priority,
+                "health": "ejected" if endpoint.ejected_until > now_s else "healthy",
+                "connections": endpoint.cx_active,
+                "lastVerdict": verdict.as_dict() if verdict is not None else None,
+            }
+        )
+    for watch in watches:
+        if not watch.addresses and watch.last_error is not None:
+            verdict = unresolved(watch.name, str(watch.last_error))
+            rows.append(
+                {
+                    "address": None,
+                    "host": watch.name,
+                    "priority": 0,
+                    "health": "unresolved",
+                    "connections": 0,
+                    "lastVerdict": verdict.as_dict(),
+                }
+            )
+    return rows

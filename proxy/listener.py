@@ -85,6 +85,8 @@ class Listener:
         self._limit = limit
         self._throttle = throttle
         self.access_log: AccessLog | None = None
+        self.shares_port = False
+        """Whether other workers listen at the same address."""
         self._loop = asyncio.get_running_loop()
         self.now = self._loop.time
         self._socket: socket.socket | None = None
@@ -99,7 +101,7 @@ class Listener:
         """Bind, if the plan says so. Nothing is accepted before :meth:`start`."""
         if not self.plan.bind_to_port:
             return
-        self._socket = bind(str(self.plan.address), self.plan.port)
+        self._socket = bind(str(self.plan.address), self.plan.port, is_shared=self.shares_port)
         keep_alive(self._socket)
 
     async def start(self) -> None:

@@ -17,6 +17,7 @@ import logging
 import queue
 import sys
 import threading
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Literal, TextIO
 
@@ -67,25 +68,34 @@ def event(logger: logging.Logger, name: str, message: str, /, *, level: int = lo
     logger.log(level, "%s", message, extra={"event": name, **fields})
 
 
-def configure(level: str, fmt: Format, stream: TextIO | None = None) -> LogSetup:
-    """Send the lines of ``LOGGERS`` to ``stream`` (stderr), and nowhere else, until :meth:`LogSetup.close`.
+def set_levels(levels: Mapping[str, int]) -> None:
+    """By name of the logger."""
+    for name, level in levels.items():
+        logging.getLogger(name).setLevel(level)
+
+
+def configure(level: str, fmt: Format, stream: TextIO | None = None, *, worker: int | None = None) -> LogSetup:
+    """Send the lines of ``LOGGERS`` to ``stream`` (stderr), and nowhere else, until :meth:`LogSetup.close`. ``worker``
+    is the number of this process among several, which its lines then carry.
 
     Raises ``ValueError`` for a level that is none of ``LEVELS``.
     """
     if level not in LEVELS:
         raise ValueError(f'"{level}" is not a log level: {", ".join(LEVELS)}')
     formatter = JsonFormatter() if fmt == "json" else TextFormatter()
-    return LogSetup(LEVELS[level], formatter, stream or sys.stderr)
+    return LogSetup(LEVELS[level], formatter, stream or sys.stderr, worker)
 
 
 class TextFormatter(logging.Formatter):
-    """``2026-11-21T22:56:00.123Z info koguma.upstream message``."""
+    """``2026-11-21T22:56:00.123Z info koguma.upstream message``, with ``[2]`` after the logger for worker 2."""
 
     def format(self, record: logging.LogRecord) -> str:
         message = record.getMessage()
         if record.exc_info:
             message = f"{message}\n{self.formatException(record.exc_info)}"
-        return escape(f"{_time(record)} {level_name(record.levelno)} {record.name} {message}")
+        worker = getattr(record, "worker", None)
+        name = record.name if worker is None else f"{record.name}[{worker}]"
+        return escape(f"{_time(record)} {level_name(record.levelno)} {name} {message}")
 
 
 class JsonFormatter(logging.Formatter):
@@ -111,8 +121,9 @@ def _time(record: logging.LogRecord) -> str:
 class LogSetup(logging.Handler):
     """What :func:`configure` installed."""
 
-    def __init__(self, level: int, formatter: logging.Formatter, stream: TextIO) -> None:
+    def __init__(self, level: int, formatter: logging.Formatter, stream: TextIO, worker: int | None = None) -> None:
         super().__init__()
+        self._worker = worker
         # Each of these has one writing thread, or the handler's lock around it.
         self._refused = 0
         self._told = 0
@@ -140,6 +151,11 @@ class LogSetup(logging.Handler):
             # A cut JSON object would be none, so the text format says what was too long.
             line = self.format(logging.makeLogRecord(_too_long(record, len(line))))
         self._put(line)
+
+    def format(self, record: logging.LogRecord) -> str:
+        if self._worker is not None:
+            record.worker = self._worker
+        return super().format(record)
 
     @property
     def dropped(self) -> int:

@@ -6,6 +6,7 @@ A flag that ``kuma-dp run`` also has keeps its name, meaning and ``KUMA_*`` vari
 from __future__ import annotations
 
 import argparse
+import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -18,6 +19,7 @@ from config.vips import CIDR_VARIABLE, DEFAULT_CIDR, Network, parse_pools
 from proxy import logs
 
 DURATION = re.compile(r"(\d+(?:\.\d+)?)(ns|us|µs|ms|s|m|h)")
+MAX_WORKERS = 128
 PROXY_TYPES = ("dataplane",)
 Parser = argparse._ActionsContainer
 """A parser, or a group of its options."""
@@ -78,8 +80,8 @@ class RunOptions:
     drain_time_s: float = 30.0
     access_log: str | None = None
     """A path, or ``-`` for standard output."""
-    without_effect: tuple[str, ...] = ()
-    """Flags that ask for what this version does not have; said when it starts."""
+    concurrency: int = 1
+    """Processes that carry traffic."""
     log_level: str = "info"
     log_format: logs.Format = "text"
 
@@ -128,10 +130,14 @@ def _port(text: str) -> int:
     return int(text)
 
 
-def _count(text: str) -> int:
+def _concurrency(text: str) -> int:
+    """``0`` is one for each CPU that this process may use (taskset, cpusets of containers)."""
     if not text.isdecimal():
         raise ValueError(f'"{text}" is not a number')
-    return int(text)
+    count = int(text) or len(os.sched_getaffinity(0))
+    if count > MAX_WORKERS:
+        raise ValueError(f"{count} workers: there may be {MAX_WORKERS}")
+    return count
 
 
 def _address(text: str) -> str:
@@ -313,11 +319,11 @@ def add_run(parser: argparse.ArgumentParser, environ: Mapping[str, str]) -> None
         help="serve DNS (default: once there are names of the mesh to serve) [KUMA_DNS_ENABLED]",
     )  # fmt: skip
     add_dns_listener(parser, environ)
-    later = parser.add_argument_group("accepted, and without effect in this version")
-    later.add_argument(
-        "--concurrency", metavar="N", type=_type(_count, "a number"),
+    parser.add_argument(
+        "--concurrency", metavar="N", type=_type(_concurrency, "a number of workers"),
         default=environ.get("KUMA_DATAPLANE_RUNTIME_CONCURRENCY", "1"),
-        help="workers; there is one [KUMA_DATAPLANE_RUNTIME_CONCURRENCY]",
+        help="processes that share the ports and the traffic; 0: one for each CPU that we may use "
+        "(default: %(default)s) [KUMA_DATAPLANE_RUNTIME_CONCURRENCY]",
     )  # fmt: skip
     parser.add_argument("--log-level", choices=["debug", "info", "warning", "error"], default="info")
     parser.add_argument("--log-format", choices=["text", "json"], default="text")
@@ -345,13 +351,6 @@ def vips_of(args: argparse.Namespace) -> VirtualIps:
     return VirtualIps(args.vips, args.vip_cidr, args.state_dir)
 
 
-def _without_effect(args: argparse.Namespace) -> tuple[str, ...]:
-    asked = {
-        "--concurrency": args.concurrency > 1,
-    }
-    return tuple(flag for flag, is_asked in asked.items() if is_asked)
-
-
 def run_options(args: argparse.Namespace, environ: Mapping[str, str]) -> RunOptions:
     return RunOptions(
         sources=sources_of(args, environ),
@@ -363,7 +362,7 @@ def run_options(args: argparse.Namespace, environ: Mapping[str, str]) -> RunOpti
         admin_port=args.admin_port,
         drain_time_s=args.drain_time,
         access_log=args.access_log,
-        without_effect=_without_effect(args),
+        concurrency=args.concurrency,
         log_level=args.log_level,
         log_format=args.log_format,
     )

@@ -14,10 +14,9 @@ import json
 import logging
 import operator
 import os
-import random
 import signal
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,11 +27,12 @@ from config.planner import Health, Planned, Planner, ResourceState, Settings
 from config.problems import Problem
 from config.vips import Lease
 from proxy import logs
-from proxy.admin.context import AdminContext
+from proxy.admin.context import AdminContext, ListenerView
 from proxy.admin.server import AdminServer
-from proxy.cluster import Services
+from proxy.assembly import Settings as TrafficSettings
+from proxy.assembly import assemble
+from proxy.clock import wall_clock
 from proxy.collector import undisturbed
-from proxy.dial import Dialer
 from proxy.dns.records import Records
 from proxy.dns.server import DnsServer
 from proxy.dnsquery import show
@@ -40,17 +40,15 @@ from proxy.exits import EXIT_CANNOT_START, EXIT_INVALID, EXIT_OK
 from proxy.extensions.host import ExtensionHost
 from proxy.extensions.registry import Registry
 from proxy.files import watch_files
-from proxy.http.access_log import AccessLog
-from proxy.listener import ConnectionLimit
 from proxy.lookup import Resolver
 from proxy.options import RunOptions
-from proxy.reading import read_dataplane, read_leases, standard_input, wall_clock, wall_clock_s
-from proxy.resolver import ResolverPool
+from proxy.reading import read_dataplane, read_leases, standard_input, wall_clock_s
 from proxy.runtime import Applied, Runtime
 from proxy.sockets import StartError
 from proxy.stats import DnsStats, ReloadStats
 from proxy.tasks import spawn
 from proxy.throttle import Throttle
+from proxy.workers.supervisor import Fleet
 
 log = logging.getLogger("koguma.process")
 
@@ -91,15 +89,13 @@ class Process:
         self._planner: Planner
         self._reload_stats = ReloadStats()
         self._planned: Planned | None = None
-        self._runtime: Runtime | None = None
+        self._runtime: Runtime | Fleet | None = None
         self._admin: AdminServer | None = None
-        self._names: ResolverPool | None = None
         self._dns_stats = DnsStats()
         self._dns: DnsServer | None = None
         self._resolver = Resolver(options.names.upstreams or None, options.names.hosts_file, self._loop.time)
         self._throttle = Throttle(self._loop.time)
         self._extensions = ExtensionHost(Registry(), lambda: self._reload_wanted.set(), self._resolver.nameservers)
-        self._access_log: AccessLog | None = None
         self._stopping = asyncio.Event()
         self._reload_wanted = asyncio.Event()
         self._stdin = standard_input(options.sources)
@@ -138,6 +134,7 @@ class Process:
         reloader.cancel()
         await self._drain()
         await self._close()
+        self._ignore_signals()
         return EXIT_OK
 
     # Start
@@ -198,15 +195,7 @@ class Process:
 
     async def _start(self, planned: Planned) -> None:
         assert planned.plan is not None
-        options = self._options
-        clock = self._loop.time
-        self._names = ResolverPool(self._resolver.resolve, clock=clock, scheduler=self._loop, rng=random.Random())
-        self._access_log = self._open_access_log()
-        services = Services(Dialer(wall_clock), self._names, self._throttle, wall_clock, self._access_log)
-        limit = ConnectionLimit.from_descriptors()
-        runtime = self._runtime = Runtime(planned.plan, services, limit, options.drain_time_s)
-        for flag in options.without_effect:
-            log.warning("%s has no effect in this version", flag)
+        runtime = self._runtime = self._new_runtime(planned.plan)
         self._report(planned.problems)
         try:
             self._keep_leases()
@@ -225,6 +214,20 @@ class Process:
         self._reload_stats.generation = 1
         self._say_ready(planned)
 
+    def _new_runtime(self, plan: Plan) -> Runtime | Fleet:
+        """What carries traffic: this process, or workers. Raises :class:`StartError`."""
+        options = self._options
+        settings = TrafficSettings(
+            options.drain_time_s,
+            options.names.upstreams,
+            options.names.hosts_file,
+            options.access_log,
+            options.log_format == "json",
+        )
+        if options.concurrency == 1:
+            return assemble(plan, settings)
+        return Fleet(settings, options.concurrency, options.log_level, options.log_format)
+
     async def _serve_names(self, plan: Plan) -> None:
         """Give the DNS server the names of the plan; start it once it is wanted. Raises :class:`StartError`."""
         options = self._options.dns
@@ -237,20 +240,11 @@ class Process:
         if self._dns is not None:
             self._dns.records = records
 
-    def _open_access_log(self) -> AccessLog | None:
-        path = self._options.access_log
-        if path is None:
-            return None
-        try:
-            return AccessLog(path, self._options.log_format == "json")
-        except OSError as exc:
-            raise StartError(f"cannot write the access log {path}: {exc.strerror}") from exc
-
     def _say_ready(self, planned: Planned) -> None:
         assert self._runtime is not None
         assert self._admin is not None
         assert planned.plan is not None
-        listeners = self._runtime.listeners
+        listeners: Mapping[str, ListenerView] = self._runtime.listeners
         for name, listener in list(listeners.items())[:MAX_LISTENERS_LOGGED]:
             log.info("%s listens on %s for %s", name, listener.plan.bind, listener.plan.cluster)
         if len(listeners) > MAX_LISTENERS_LOGGED:
@@ -381,11 +375,11 @@ class Process:
 
     # Admin
 
-    def _admin_context(self, runtime: Runtime) -> AdminContext:
+    def _admin_context(self, runtime: Runtime | Fleet) -> AdminContext:
         options = self._options
-        return AdminContext(
+        context = AdminContext(
             runtime=runtime,
-            state=lambda: "DRAINING" if self._failing_health else self._state,
+            state=self._server_state,
             resources=self._resources,
             reload=self._reload_stats,
             dns=self._dns_stats,
@@ -400,14 +394,30 @@ class Process:
                 "drain_time": f"{options.drain_time_s:g}s",
                 "log_level": options.log_level,
             },
+            concurrency=options.concurrency,
             utc_now=wall_clock,
         )
+        if isinstance(runtime, Fleet):
+            context.workers, context.refresh, context.memory = runtime.stats, runtime.refresh, runtime.memory
+        return context
+
+    def _server_state(self) -> str:
+        if self._failing_health:
+            return "DRAINING"
+        if self._state == "LIVE" and isinstance(self._runtime, Fleet) and not self._runtime.is_serving:
+            return "INITIALIZING"
+        return self._state
 
     async def quit(self) -> None:
         self._stop()
 
     async def healthcheck(self, *, fail: bool) -> None:
         self._failing_health = fail
+
+    async def set_levels(self, levels: Mapping[str, int]) -> None:
+        logs.set_levels(levels)
+        if isinstance(self._runtime, Fleet):
+            await self._runtime.set_levels(levels)
 
     async def drain_listeners(self, *, inbound_only: bool, graceful: bool, skip_exit: bool) -> None:
         """``graceful``: connections have the drain time; ``skip_exit``: the ports stay open all the same."""
@@ -459,8 +469,16 @@ class Process:
     def _stop(self) -> None:
         if self._stopping.is_set():
             log.warning("second signal: leaving at once")
+            if isinstance(self._runtime, Fleet):
+                self._runtime.kill()
             os._exit(EXIT_OK)
         self._stopping.set()
+
+    def _ignore_signals(self) -> None:
+        """All is done: one that comes while the interpreter ends must not make a failure of it."""
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            self._loop.remove_signal_handler(number)
+            signal.signal(number, signal.SIG_IGN)
 
     async def _drain(self) -> None:
         assert self._runtime is not None
@@ -477,10 +495,6 @@ class Process:
             await self._admin.close()
         if self._dns is not None:
             await self._dns.close()
-        if self._names is not None:
-            self._names.close()
-        if self._access_log is not None:
-            self._access_log.close()
 
 
 def _first_few(failures: list[str], shown: int = 3) -> str:

@@ -4,18 +4,14 @@ from __future__ import annotations
 
 import os
 import sys
-from datetime import UTC, datetime
 
 from config import vipstate
 from config.load import Loaded, Loader, load_dataplane
 from config.planner import Planned, Planner, Settings
 from config.vips import Lease
+from proxy.clock import wall_clock
 from proxy.extensions.registry import InstalledExtensions
 from proxy.options import Sources, VirtualIps
-
-
-def wall_clock() -> datetime:
-    return datetime.now(UTC)
 
 
 def wall_clock_s() -> float:

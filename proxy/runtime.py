@@ -36,7 +36,15 @@ class Applied:
 class Runtime:
     """Running listeners and clusters, by the names that the plan gives them."""
 
-    def __init__(self, plan: Plan, services: Services, limit: ConnectionLimit, drain_time_s: float) -> None:
+    def __init__(
+        self,
+        plan: Plan,
+        services: Services,
+        limit: ConnectionLimit,
+        drain_time_s: float,
+        *,
+        shares_ports: bool = False,
+    ) -> None:
         self.plan = replace(plan, listeners={}, clusters={})
         self.listeners: dict[str, Listener] = {}
         self.clusters: dict[str, Cluster] = {}
@@ -45,6 +53,7 @@ class Runtime:
         self.draining = False
         self._services = services
         self._drain_time_s = drain_time_s
+        self._shares_ports = shares_ports
         self._leaving: set[Listener] = set()
         self._destinations: dict[Destination, str] = {}
         """The names of listeners by their addresses, while the kernel redirects connections to us."""
@@ -92,6 +101,7 @@ class Runtime:
     async def _listen(self, part: ListenerPlan) -> None:
         listener = Listener(part, self.clusters.get(part.cluster), self.limit, self._services.throttle)
         listener.access_log = self._services.access_log
+        listener.shares_port = self._shares_ports
         listener.owner_of = self._owner_of
         try:
             listener.open()
@@ -159,6 +169,17 @@ class Runtime:
             await listener.stop()
         for cluster in self.clusters.values():
             cluster.close()
+        self._services.close()
+
+    async def reset_counters(self) -> None:
+        """Counters alone, as Envoy does; of bytes, those of connections that have ended."""
+        for cluster in self.clusters.values():
+            cluster.stats.reset_counters()
+            for watch in cluster.watches:
+                watch.update_attempt = watch.update_success = watch.update_failure = 0
+        for listener in self.listeners.values():
+            listener.stats.reset_counters()
+            listener.http.reset_counters()
 
 
 def _moves(step: Change) -> bool:

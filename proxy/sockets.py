@@ -27,8 +27,12 @@ def keep_alive(sock: socket.socket) -> None:
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, KEEPALIVE_PROBES)
 
 
-def bind(address: str, port: int, kind: socket.SocketKind = socket.SOCK_STREAM) -> socket.socket:
-    """A bound socket, not yet listening. Raises :class:`StartError` with one clear line."""
+def bind(
+    address: str, port: int, kind: socket.SocketKind = socket.SOCK_STREAM, *, is_shared: bool = False
+) -> socket.socket:
+    """A bound socket, not yet listening. ``is_shared``: other processes of ours bind the same and share what comes.
+    Raises :class:`StartError` with one clear line.
+    """
     where = f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
     try:
         sock = socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET, kind)
@@ -37,6 +41,8 @@ def bind(address: str, port: int, kind: socket.SocketKind = socket.SOCK_STREAM) 
     try:
         if kind is socket.SOCK_STREAM:  # on UDP it would let two processes share the port
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if is_shared:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         if sock.family == socket.AF_INET6:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         sock.bind((address, port))

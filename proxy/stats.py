@@ -45,6 +45,11 @@ class Histogram:
     def count(self) -> int:
         return sum(self._counts) if self._counts is not None else 0
 
+    def add(self, other: Histogram) -> None:
+        """Hold the samples of both."""
+        self._counts = [mine + its for mine, its in zip(self.counts, other.counts, strict=True)]
+        self.sum_ms += other.sum_ms
+
     def quantile(self, q: float) -> float:
         """The value below which the share ``q`` of the samples lies, interpolated inside its bucket; NaN if empty."""
         total = self.count
@@ -61,7 +66,9 @@ class Histogram:
 
 
 class Stats:
-    """Base: every slot is a counter, gauge or :class:`Histogram`; see the class attributes of the subclasses."""
+    """Base: every slot is a counter, gauge or :class:`Histogram`, or counters by a key; see the class attributes of the
+    subclasses. Pickled as what is not zero: most things of many are idle.
+    """
 
     __slots__ = ()
     counters: tuple[str, ...] = ()
@@ -80,6 +87,14 @@ class Stats:
         for slot in self._measures:
             setattr(self, slot, Histogram())
 
+    @classmethod
+    def _slots(cls) -> tuple[str, ...]:
+        return tuple(cls.__slots__)
+
+    def numbers(self) -> tuple[int, ...]:
+        """All counters and gauges, to tell whether one has changed."""
+        return tuple([getattr(self, _slot(name)) for name in self.counters + self.gauges])
+
     def counted(self) -> Iterator[tuple[str, int]]:
         """(Envoy's stat name, value) of the counters."""
         return ((name, getattr(self, _slot(name))) for name in self.counters)
@@ -87,6 +102,31 @@ class Stats:
     def reset_counters(self) -> None:
         for name in self.counters:
             setattr(self, _slot(name), 0)
+
+    def add(self, other: Stats) -> None:
+        """Become the sum of both, which are of one class."""
+        for slot in self._slots():
+            mine, its = getattr(self, slot), getattr(other, slot)
+            if isinstance(mine, Histogram):
+                mine.add(its)
+            elif isinstance(mine, dict):
+                mine.update({key: mine.get(key, 0) + count for key, count in its.items()})
+            else:
+                setattr(self, slot, mine + its)
+
+    def clear_gauges(self) -> None:
+        """What was under way no longer is; what was counted stays."""
+        for name in self.gauges:
+            setattr(self, _slot(name), 0)
+
+    def __getstate__(self) -> dict[str, object]:
+        values = ((slot, getattr(self, slot)) for slot in self._slots())
+        return {slot: value for slot, value in values if (any(value.counts) if isinstance(value, Histogram) else value)}
+
+    def __setstate__(self, state: dict[str, object]) -> None:
+        type(self).__init__(self)
+        for slot, value in state.items():
+            setattr(self, slot, value)
 
     def gauged(self) -> Iterator[tuple[str, int]]:
         return ((name, getattr(self, _slot(name))) for name in self.gauges)
@@ -338,6 +378,18 @@ class ReloadStats(Stats):
     rejected: int
     failed: int
     generation: int
+
+
+class WorkerStats(Stats):
+    """``koguma.workers.*``: the processes that carry traffic."""
+
+    counters = ("crashed",)
+    gauges = ("running",)
+    __slots__ = tuple(_slot(name) for name in counters + gauges)
+
+    crashed: int
+    """How often one ended that should not have."""
+    running: int
 
 
 class DnsStats(Stats):

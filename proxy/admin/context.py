@@ -1,14 +1,74 @@
-"""What the admin interface knows of the process, and what it may ask it to do."""
+"""What the admin interface knows of the process, and what it may ask it to do.
+
+The running state is seen through the narrow eyes of the ``…View`` protocols: a single process shows what runs in it,
+a supervisor the sum of its workers.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Protocol
 
-from proxy.runtime import Runtime
-from proxy.stats import DnsStats, ReloadStats
+from config.plan import ClusterPlan, ListenerPlan, Plan
+from proxy.balance import Balancer, Endpoint
+from proxy.cluster import Watched
+from proxy.memory import Memory, memory_held
+from proxy.stats import ClusterStats, DnsStats, HttpStats, ListenerStats, ReloadStats, WorkerStats
+
+
+class PoolView(Protocol):
+    def active_requests(self) -> Counter[Endpoint]: ...
+
+
+class ClusterView(Protocol):
+    """A running service."""
+
+    plan: ClusterPlan
+    stats: ClusterStats
+    balancer: Balancer
+
+    @property
+    def http(self) -> PoolView: ...
+    @property
+    def watches(self) -> Iterable[Watched]: ...
+    def byte_totals(self) -> tuple[int, int]: ...
+    def describe_endpoints(self) -> list[dict[str, object]]: ...
+
+
+class ListenerView(Protocol):
+    """A running listener."""
+
+    plan: ListenerPlan
+    stats: ListenerStats
+    http: HttpStats
+    listening: bool
+
+    @property
+    def port(self) -> int: ...
+    def byte_totals(self) -> tuple[int, int]: ...
+
+
+class LimitView(Protocol):
+    active: int
+    """Connections now."""
+
+
+class RuntimeView(Protocol):
+    """What runs. Each look at ``clusters`` may find another mapping."""
+
+    plan: Plan
+    failed: dict[str, str]
+
+    @property
+    def clusters(self) -> Mapping[str, ClusterView]: ...
+    @property
+    def listeners(self) -> Mapping[str, ListenerView]: ...
+    @property
+    def limit(self) -> LimitView: ...
+    async def reset_counters(self) -> None: ...
 
 
 class Actions(Protocol):
@@ -23,6 +83,13 @@ class Actions(Protocol):
     async def healthcheck(self, *, fail: bool) -> None:
         """Show ``DRAINING`` from now on, or no longer."""
 
+    async def set_levels(self, levels: Mapping[str, int]) -> None:
+        """Levels of loggers, by name."""
+
+
+async def _is_fresh() -> None:
+    """A single process sees itself."""
+
 
 def _utc_now() -> datetime:
     return datetime.now(UTC)
@@ -34,7 +101,7 @@ class AdminContext:
     line, for ``/server_info``. ``resources`` gives the JSON-able rows of ``/resources``.
     """
 
-    runtime: Runtime
+    runtime: RuntimeView
     state: Callable[[], str]
     """``PRE_INITIALIZING``, ``INITIALIZING``, ``LIVE`` or ``DRAINING``."""
     resources: Callable[[], list[dict[str, object]]]
@@ -46,4 +113,9 @@ class AdminContext:
     options: Mapping[str, object] = field(default_factory=dict)
     dns: DnsStats = field(default_factory=DnsStats)
     concurrency: int = 1
+    workers: WorkerStats | None = None
+    """``None``: there are none beside this process."""
+    refresh: Callable[[], Awaitable[None]] = _is_fresh
+    """Called before a view reads ``runtime``."""
+    memory: Callable[[], Memory] = memory_held
     utc_now: Callable[[], datetime] = _utc_now

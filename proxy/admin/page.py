@@ -14,13 +14,11 @@ from dataclasses import dataclass
 from html import escape
 
 from config.plan import ClusterPlan, DnsTarget
-from proxy.admin.context import AdminContext
+from proxy.admin.context import AdminContext, ClusterView, ListenerView
 from proxy.admin.http import HTML, SLICE, Request, Response
 from proxy.admin.prometheus import failing_condition
 from proxy.admin.topology import is_ejected
 from proxy.balance import Endpoint
-from proxy.cluster import Cluster
-from proxy.listener import Listener
 
 REFRESH_S = 5
 MAX_ROWS = 500
@@ -87,7 +85,7 @@ LINKS = (
 
 @dataclass(slots=True)
 class _Service:
-    cluster: Cluster
+    cluster: ClusterView
     healthy: int
     troubled: int
     """Endpoints whose last attempt failed."""
@@ -225,7 +223,7 @@ def _tls(plan: ClusterPlan) -> str:
     return f'<span class="{tone}">{escape(plan.tls.mode)}{mutual}</span>'
 
 
-def _endpoints(cluster: Cluster, now_s: float) -> Iterator[str]:
+def _endpoints(cluster: ClusterView, now_s: float) -> Iterator[str]:
     for endpoint in list(cluster.balancer)[:MAX_ENDPOINTS]:
         yield f"<div>{_endpoint(endpoint, now_s)}</div>"
     more = len(cluster.balancer) - MAX_ENDPOINTS
@@ -252,13 +250,13 @@ def _endpoint(endpoint: Endpoint, now_s: float) -> str:
     return shown
 
 
-def _listener_table(listeners: list[Listener]) -> str:
+def _listener_table(listeners: list[ListenerView]) -> str:
     rows = (_listener_row(listener) for listener in listeners[:MAX_ROWS])
     headings = ("listens on", "for", "active|", "total|", "received|", "sent|")
     return _table("Listeners", len(listeners), headings, rows)
 
 
-def _listener_row(listener: Listener) -> str:
+def _listener_row(listener: ListenerView) -> str:
     plan, stats = listener.plan, listener.stats
     received, sent = listener.byte_totals()
     tone = "good" if listener.listening else "bad"

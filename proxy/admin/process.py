@@ -3,19 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import itertools
 import logging
-import resource
 import ssl
 import sys
-from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 
 from proxy.admin.context import AdminContext
 from proxy.admin.http import Refusal, Request, Response, json_response, text
 from proxy.logs import LEVELS, ROOT, level_name
-from proxy.stats import Stats
 
 LOGGING_USAGE = (
     "usage: /logging?<name>=<level> (change single level)\n"
@@ -67,30 +62,9 @@ def package_version() -> str:
         return "0.0.0-dev"
 
 
-@dataclass(frozen=True, slots=True)
-class Memory:
-    """Bytes: private and resident, of the heap and other data (``VmData``), resident."""
-
-    allocated: int
-    heap: int
-    physical: int
-
-
-def memory_bytes() -> Memory:
-    """From ``/proc/self/statm`` (proc(5): pages of size, resident, shared, text, lib, data, dirty), else ``rusage``."""
-    try:
-        pages = [int(field) for field in Path("/proc/self/statm").read_text().split()]
-    except OSError:
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        peak *= 1 if sys.platform == "darwin" else 1024
-        return Memory(peak, peak, peak)
-    _, resident, shared, _, _, data, _ = (count * resource.getpagesize() for count in pages)
-    return Memory(resident - shared, data, resident)
-
-
 def memory(context: AdminContext, request: Request) -> Response:
     """Envoy's fields, of which those about its allocator are zero here, and Python's own count."""
-    held = memory_bytes()
+    held = context.memory()
     return json_response(
         {
             "allocated": str(held.allocated),
@@ -99,7 +73,7 @@ def memory(context: AdminContext, request: Request) -> Response:
             "pageheap_free": "0",
             "total_thread_cache": "0",
             "total_physical_bytes": str(held.physical),
-            "python_allocated_blocks": str(sys.getallocatedblocks()),
+            "python_allocated_blocks": str(held.blocks),
         }
     )
 
@@ -128,26 +102,19 @@ async def healthcheck_ok(context: AdminContext, request: Request) -> Response:
     return text("OK\n")
 
 
-def reset_counters(context: AdminContext, request: Request) -> Response:
-    """Counters alone, as Envoy does; of bytes, those of connections that have ended."""
-    runtime = context.runtime
-    clusters, listeners = runtime.clusters.values(), runtime.listeners.values()
-    counting: list[Stats] = [context.reload, context.dns, *(one.stats for one in clusters)]
-    for stats in itertools.chain(counting, (one.stats for one in listeners), (one.http for one in listeners)):
-        stats.reset_counters()
-    for watch in itertools.chain.from_iterable(cluster.watches for cluster in clusters):
-        watch.update_attempt = watch.update_success = watch.update_failure = 0
+async def reset_counters(context: AdminContext, request: Request) -> Response:
+    context.reload.reset_counters()
+    await context.runtime.reset_counters()
     return text("OK\n")
 
 
-def change_logging(context: AdminContext, request: Request) -> Response:
+async def change_logging(context: AdminContext, request: Request) -> Response:
     """``?level=L``, ``?NAME=L`` or ``?paths=NAME:L,NAME:L``; nothing asked: the levels as they are. All or nothing."""
     try:
         changes = _asked_levels(request.query)
     except ValueError as error:
         raise Refusal(400, f"error: {error}\n\n{LOGGING_USAGE}{_active_loggers()}") from error
-    for name, level in changes.items():
-        logging.getLogger(name).setLevel(level)
+    await context.actions.set_levels(changes)
     return text(_active_loggers())
 
 

@@ -19,6 +19,8 @@ class Route:
     help: str
     changes: bool = False
     """Needs POST, and must not come from another site's page."""
+    reads: bool = True
+    """Shows what runs: numbers of all workers are asked for first."""
 
 
 def _help(context: AdminContext, request: Request) -> Response:
@@ -36,18 +38,20 @@ ROUTES: dict[str, Route] = {
     "/certs": Route(certs.view, "print certs on machine"),
     "/clusters": Route(topology.clusters, "upstream cluster status (format=text|json, filter=REGEX)"),
     "/config_dump": Route(dump.view, "dump the plan that runs, without secrets (resource=SECTION)"),
-    "/drain_listeners": Route(process.drain_listeners, "drain listeners (graceful, inboundonly, skip_exit)", True),
-    "/healthcheck/fail": Route(process.healthcheck_fail, "cause the server to fail health checks", True),
-    "/healthcheck/ok": Route(process.healthcheck_ok, "cause the server to pass health checks", True),
-    "/help": Route(_help, "print out list of admin commands"),
+    "/drain_listeners": Route(
+        process.drain_listeners, "drain listeners (graceful, inboundonly, skip_exit)", True, False
+    ),
+    "/healthcheck/fail": Route(process.healthcheck_fail, "cause the server to fail health checks", True, False),
+    "/healthcheck/ok": Route(process.healthcheck_ok, "cause the server to pass health checks", True, False),
+    "/help": Route(_help, "print out list of admin commands", reads=False),
     "/listeners": Route(topology.listeners, "print listener info (format=text|json)"),
-    "/logging": Route(process.change_logging, "query/change logging levels (level, paths, NAME)", True),
+    "/logging": Route(process.change_logging, "query/change logging levels (level, paths, NAME)", True, False),
     "/memory": Route(process.memory, "print current memory usage"),
-    "/quitquitquit": Route(process.quit_now, "exit the server", True),
-    "/ready": Route(process.ready, "print server state, return 200 if LIVE, otherwise return 503"),
-    "/reset_counters": Route(process.reset_counters, "reset all counters to zero", True),
+    "/quitquitquit": Route(process.quit_now, "exit the server", True, False),
+    "/ready": Route(process.ready, "print server state, return 200 if LIVE, otherwise return 503", reads=False),
+    "/reset_counters": Route(process.reset_counters, "reset all counters to zero", True, False),
     "/resources": Route(process.resources, "print the resources with their status"),
-    "/server_info": Route(process.server_info, "print server version/status information"),
+    "/server_info": Route(process.server_info, "print server version/status information", reads=False),
     "/stats": Route(_stats, "print server stats (format=text|json|prometheus, filter=REGEX, type, usedonly)"),
     "/stats/prometheus": Route(
         prometheus.view, "print server stats in prometheus format (filter=REGEX, type, usedonly)"
@@ -70,6 +74,8 @@ def find(request: Request) -> Route:
 
 async def answer(route: Route, context: AdminContext, request: Request) -> Response:
     """Raises :class:`Refusal`."""
+    if route.reads:
+        await context.refresh()
     response = route.view(context, request)
     return await response if isawaitable(response) else response
 

@@ -14,11 +14,9 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 
 from config.plan import Protocol
-from proxy.admin import certs, process
-from proxy.admin.context import AdminContext
+from proxy.admin import certs
+from proxy.admin.context import AdminContext, ClusterView, ListenerView
 from proxy.admin.http import JSON, SLICE, TEXT, Refusal, Request, Response
-from proxy.cluster import Cluster
-from proxy.listener import Listener
 from proxy.stats import Histogram, Stats
 from tls.policy import Mode
 
@@ -105,7 +103,7 @@ def cluster_stat_name(name: str) -> str:
     return _NOT_IN_CLUSTER.sub("_", name)
 
 
-def listener_stat_name(listener: Listener) -> str:
+def listener_stat_name(listener: ListenerView) -> str:
     return _NOT_IN_ADDRESS.sub("_", f"{listener.plan.bind.rpartition(':')[0]}_{listener.port}")
 
 
@@ -148,7 +146,7 @@ def _row(name: str, stats: Stats) -> Row:
     return row
 
 
-def _cluster(cluster: Cluster, now_s: float) -> Row:
+def _cluster(cluster: ClusterView, now_s: float) -> Row:
     row = _row(cluster_stat_name(cluster.plan.name), cluster.stats)
     received, sent = cluster.byte_totals()
     row.counters |= {"upstream_cx_rx_bytes_total": received, "upstream_cx_tx_bytes_total": sent}
@@ -167,7 +165,7 @@ def _cluster(cluster: Cluster, now_s: float) -> Row:
     return row
 
 
-def _listener(listener: Listener) -> Row:
+def _listener(listener: ListenerView) -> Row:
     row = _row(listener_stat_name(listener), listener.stats)
     row.counters = {
         name: value for name, value in row.counters.items() if name not in TCP_STATS or name in ALSO_LISTENER
@@ -175,14 +173,14 @@ def _listener(listener: Listener) -> Row:
     return row
 
 
-def _tcp(listener: Listener) -> Row:
+def _tcp(listener: ListenerView) -> Row:
     counters = {name: value for name, value in listener.stats.counted() if name in TCP_STATS}
     received, sent = listener.byte_totals()
     counters |= {"downstream_cx_rx_bytes_total": received, "downstream_cx_tx_bytes_total": sent}
     return Row(cluster_stat_name(listener.plan.name), counters)
 
 
-def _http(listener: Listener) -> Row:
+def _http(listener: ListenerView) -> Row:
     row = _row(cluster_stat_name(listener.plan.name), listener.http)
     counters = row.counters
     counters["downstream_rq_http1_total"] = counters["downstream_rq_total"] - counters["downstream_rq_http2_total"]
@@ -204,14 +202,17 @@ def _koguma(context: AdminContext) -> Row:
         cluster.plan.tls is not None and cluster.plan.tls.mode is not Mode.SECURED
         for cluster in context.runtime.clusters.values()
     )
+    workers = context.workers
+    crashed, running = (workers.crashed, workers.running) if workers is not None else (0, 1)
     gauges = {name: value for name, value in reload.gauged() if name != "generation"}
     return Row(
         "",
         {f"reload.{name}": value for name, value in reload.counted()}
-        | {f"dns.{name}": value for name, value in dns.counted()},
+        | {f"dns.{name}": value for name, value in dns.counted()}
+        | {"workers.crashed": crashed},
         gauges={f"reload.{name}": value for name, value in gauges.items()}
         | {f"dns.{name}": value for name, value in dns.gauged()}
-        | {"generation": reload.generation, "unverified_services": unverified},
+        | {"generation": reload.generation, "unverified_services": unverified, "workers.running": running},
         histograms={f"dns.{name}": histogram for name, histogram in dns.observed()},
     )
 
@@ -227,7 +228,7 @@ def _listener_manager(context: AdminContext) -> Row:
 
 
 async def _server(context: AdminContext, now_s: float) -> Row:
-    state, memory = context.state(), process.memory_bytes()
+    state, memory = context.state(), context.memory()
     gauges = {
         "live": int(state == "LIVE"),
         "state": STATES[state],

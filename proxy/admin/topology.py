@@ -7,11 +7,9 @@ from collections.abc import AsyncGenerator, Iterator
 
 from config.plan import ClusterPlan
 from proxy.admin.certs import endpoint_text
-from proxy.admin.context import AdminContext
+from proxy.admin.context import AdminContext, ClusterView, ListenerView
 from proxy.admin.http import JSON, SLICE, TEXT, Refusal, Request, Response, json_objects, json_response, text
 from proxy.balance import Endpoint
-from proxy.cluster import Cluster
-from proxy.listener import Listener
 
 ENVOY_DEFAULT = 1024
 ENVOY_DEFAULT_RETRIES = 3
@@ -51,7 +49,7 @@ def _is_json(request: Request) -> bool:
     return asked == "json"
 
 
-def _bound(listener: Listener) -> str:
+def _bound(listener: ListenerView) -> str:
     return f"{listener.plan.bind.rpartition(':')[0]}:{listener.port}"
 
 
@@ -80,7 +78,7 @@ def _breakers(plan: ClusterPlan) -> Iterator[tuple[str, dict[str, int]]]:
     )
 
 
-async def _clusters_text(chosen: list[Cluster]) -> AsyncGenerator[bytes, None]:
+async def _clusters_text(chosen: list[ClusterView]) -> AsyncGenerator[bytes, None]:
     now_s = asyncio.get_running_loop().time()
     for start in range(0, len(chosen), SLICE):
         lines = (line for cluster in chosen[start : start + SLICE] for line in _cluster_lines(cluster, now_s))
@@ -88,7 +86,7 @@ async def _clusters_text(chosen: list[Cluster]) -> AsyncGenerator[bytes, None]:
         await asyncio.sleep(0)
 
 
-def _cluster_lines(cluster: Cluster, now_s: float) -> Iterator[str]:
+def _cluster_lines(cluster: ClusterView, now_s: float) -> Iterator[str]:
     plan = cluster.plan
     name = plan.name
     yield f"{name}::observability_name::{name}"
@@ -129,7 +127,7 @@ def _host_stats(endpoint: Endpoint, rq_active: int) -> Iterator[tuple[str, int]]
     yield "rq_total", endpoint.rq_total
 
 
-async def _clusters_json(chosen: list[Cluster]) -> AsyncGenerator[bytes, None]:
+async def _clusters_json(chosen: list[ClusterView]) -> AsyncGenerator[bytes, None]:
     now_s = asyncio.get_running_loop().time()
     if not chosen:
         yield b"{}\n"
@@ -140,7 +138,7 @@ async def _clusters_json(chosen: list[Cluster]) -> AsyncGenerator[bytes, None]:
     yield b"\n ]\n}\n"
 
 
-def _cluster_status(cluster: Cluster, now_s: float) -> dict[str, object]:
+def _cluster_status(cluster: ClusterView, now_s: float) -> dict[str, object]:
     """``envoy.admin.v3.ClusterStatus``; as in protobuf's JSON, what is zero is left out."""
     plan = cluster.plan
     thresholds = [({"priority": "HIGH"} if priority == "high" else {}) | limits for priority, limits in _breakers(plan)]

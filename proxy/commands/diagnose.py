@@ -17,6 +17,7 @@ import uvloop
 from config.plan import ClusterPlan
 from config.planner import Planned
 from proxy.balance import Endpoint
+from proxy.clock import wall_clock
 from proxy.cluster import resolved_endpoints
 from proxy.dial import Dialer
 from proxy.dialled import Dialled
@@ -24,7 +25,7 @@ from proxy.dnsquery import Address, ResolutionError
 from proxy.exits import EXIT_INVALID, EXIT_OK, EXIT_USAGE
 from proxy.lookup import Resolver
 from proxy.options import Names, Sources
-from proxy.reading import read_all, wall_clock
+from proxy.reading import read_all
 from proxy.relay import ByteTransport
 from tls.handshake import Established, Refused
 from tls.material import CertificateFacts, describe_certificate

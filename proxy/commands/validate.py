@@ -9,9 +9,9 @@ from collections.abc import Sequence
 
 from config.load import Loader
 from config.planner import Planner, Settings
+from proxy.clock import wall_clock
 from proxy.exits import EXIT_INVALID, EXIT_OK
 from proxy.extensions.registry import InstalledExtensions
-from proxy.reading import wall_clock
 
 
 def validate(paths: Sequence[str], output: str) -> int:

@@ -2,12 +2,14 @@
 
 Lines are collected as bytes and handed to a thread a few times a second, so that a slow disk or a reader that has gone
 to sleep never holds up traffic. The queue is bounded: beyond ``MAX_QUEUED_BYTES`` lines are dropped and counted. A file
-that was moved away (logrotate) is opened anew.
+that was moved away (logrotate) is opened anew. Several processes may write to the same: they take turns, a block of
+whole lines each, for a pipe takes no more than 4 KiB in one piece.
 """
 
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import json
 import logging
 import os
@@ -40,14 +42,17 @@ is no log.
 
 
 class AccessLog:
-    """``path`` is a file, or ``-`` for standard output. Raises ``OSError`` if it cannot be opened."""
+    """``path`` is a file, or ``-`` for standard output; ``write_lock`` a file, never written, whose lock all who write
+    there take in turn. Raises ``OSError`` if it cannot be opened.
+    """
 
-    def __init__(self, path: str, as_json: bool) -> None:
+    def __init__(self, path: str, as_json: bool, write_lock: int | None = None) -> None:
         self._refused = 0  # lines; of these two, too, each is changed by one thread only
         self._unwritten = 0
         self._dropped_told = 0
         self._path = None if path == STDOUT else Path(path)
         self._as_json = as_json
+        self._write_lock = write_lock
         self._lines: list[bytes] = []
         self._queue: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
         self._queued_bytes = 0  # ever; each of the two is changed by one thread only
@@ -111,12 +116,22 @@ class AccessLog:
         while (block := self._queue.get()) is not None:
             try:
                 self._reopen_if_moved()
-                view = memoryview(block)
-                while view:
-                    view = view[os.write(self._fd, view) :]
+                if self._write_lock is None:
+                    self._write(block)
+                else:
+                    fcntl.lockf(self._write_lock, fcntl.LOCK_EX)  # ends with a process, however that ends
+                    try:
+                        self._write(block)
+                    finally:
+                        fcntl.lockf(self._write_lock, fcntl.LOCK_UN)
             except OSError:
                 self._unwritten += block.count(b"\n")
             self._written_bytes += len(block)
+
+    def _write(self, block: bytes) -> None:
+        view = memoryview(block)
+        while view:
+            view = view[os.write(self._fd, view) :]
 
     def _reopen_if_moved(self) -> None:
         if self._path is None:

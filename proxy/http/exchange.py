@@ -20,6 +20,7 @@ How it ends: once, in :meth:`_end`, with an :class:`Outcome`, a status (0 where 
 from __future__ import annotations
 
 import logging
+from collections import deque
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Protocol
 
@@ -161,7 +162,8 @@ class Exchange:
         self._tunnel = False
         self._client_ended = False
 
-    def begin(self) -> None:
+    def begin(self, queue: deque[Exchange] | None = None) -> None:
+        """``queue``: where to wait until somebody calls :meth:`lease`, instead of at once."""
         listener = self.listener
         stats = listener.http
         stats.downstream_rq_total += 1
@@ -182,7 +184,16 @@ class Exchange:
                 return
             if self.request_ended and cluster.deadlines is not None:
                 self._start_the_clock(cluster.deadlines)
-            cluster.http.lease(self)
+            if queue is None:
+                cluster.http.lease(self)
+            else:
+                queue.append(self)
+
+    def lease(self) -> None:
+        """Ask for a connection, after having waited in a queue."""
+        if not self.over:
+            assert self.cluster is not None
+            self.cluster.http.lease(self)
 
     def _start_the_clock(self, deadlines: Deadlines) -> None:
         """From the end of the request, as Envoy's route timeout: over all attempts, waiting included."""

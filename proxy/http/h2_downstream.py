@@ -10,6 +10,7 @@ while the loop works through what has arrived, and written once per turn.
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, cast
 
@@ -24,6 +25,8 @@ from proxy.wire.h2 import REQUEST_LIMITS, SERVER_SETTINGS, Broken, Connection, E
 
 if TYPE_CHECKING:
     from proxy.listener import Listener
+
+MAX_LEASES_PER_TURN = 32
 
 _CONTINUE = FieldBlock([(b":status", b"100")])
 
@@ -55,7 +58,11 @@ class ClientStream(Stream):
         if head.expects_continue:
             self.send_head(_CONTINUE)
         exchange = self.exchange = Exchange(self, listener, head, now)
-        exchange.begin()
+        if connection.leases_left:
+            connection.leases_left -= 1
+            exchange.begin()
+        else:
+            connection.begin_later(exchange)
 
     def on_refused(self, bad: BadMessage) -> None:
         """There is no request that could be told apart."""
@@ -184,9 +191,12 @@ class ClientStream(Stream):
 
 
 class Http2Downstream(asyncio.Protocol):
-    """See the module. ``outcome`` is what ended the connection, as far as it was us."""
+    """See the module. ``outcome`` is what ended the connection, as far as it was us. ``leases_left``: how many requests
+    may ask for a connection to an endpoint before it is somebody else's turn.
+    """
 
     __slots__ = (
+        "_begun",
         "_closing",
         "_flush_due",
         "_last_change",
@@ -194,6 +204,7 @@ class Http2Downstream(asyncio.Protocol):
         "_received_seen",
         "_receiving",
         "engine",
+        "leases_left",
         "listener",
         "now",
         "outcome",
@@ -215,6 +226,9 @@ class Http2Downstream(asyncio.Protocol):
         self.started_s = started_s
         self.engine = Connection(self, self._new_stream, SERVER_SETTINGS, REQUEST_LIMITS)
         self._loop = asyncio.get_running_loop()
+        self._begun: deque[Exchange] = deque()
+        """Exchanges that are to ask for a connection in a later turn of the loop."""
+        self.leases_left = MAX_LEASES_PER_TURN
         self._closing = False
         self._receiving = False
         self._flush_due = False
@@ -223,6 +237,23 @@ class Http2Downstream(asyncio.Protocol):
 
     def _new_stream(self) -> ClientStream:
         return ClientStream(self)
+
+    def begin_later(self, exchange: Exchange) -> None:
+        """One read may hold hundreds of requests, or as many that are reset at once: others come in between, and what
+        is reset in the same read costs an endpoint nothing.
+        """
+        if not self._begun:
+            self._loop.call_soon(self._lease_some)
+        exchange.begin(self._begun)
+
+    def _lease_some(self) -> None:
+        begun = self._begun
+        try:
+            for _ in range(min(MAX_LEASES_PER_TURN, len(begun))):
+                begun.popleft().lease()
+        finally:  # a fault of ours in one of them stops no other
+            if begun:
+                self._loop.call_soon(self._lease_some)
 
     # The connection
 
@@ -236,6 +267,8 @@ class Http2Downstream(asyncio.Protocol):
         if self._closing:
             return
         self._receiving = True
+        if not self._begun:
+            self.leases_left = MAX_LEASES_PER_TURN
         try:
             self.engine.receive(data)
         except Broken as broken:

@@ -42,6 +42,8 @@ ALL_ANSWERS_BYTES = 1024**3
 SLOW_STREAMS = 50
 """Fewer than nghttpd lets be open on one connection: the bystander is on the same."""
 
+RESETS = 400
+MANY = 900
 UNKNOWN_KIND = 0x16
 
 Attack = Callable[[Frames], None]
@@ -227,6 +229,28 @@ def test_responses_that_are_not_taken(koguma: Koguma) -> None:
         attacker.send(ping())
         expect.pong(attacker, bytes(8))
         assert koguma.resident_bytes() - before_bytes < MAX_GROWTH_BYTES
+    assert bystander.worst_s < MAX_WAIT_S
+
+
+def test_what_is_reset_in_the_same_read_costs_an_endpoint_nothing(koguma: Koguma) -> None:
+    with Frames(koguma.port("app")) as attacker:
+        attacker.handshake()
+        block = indexed_request(attacker)
+        before = koguma.stat("app", "upstream_rq_total")
+        attacker.send(b"".join(headers(3 + 2 * n, block) + rst_stream(3 + 2 * n) for n in range(RESETS)), ping())
+        expect.pong(attacker, bytes(8))
+        poll.until(lambda: koguma.stat("app", "upstream_rq_active") == 0, "the exchanges to end")
+    assert koguma.stat("app", "upstream_rq_total") - before < RESETS / 2  # it may take more than one read
+
+
+def test_many_requests_at_once(koguma: Koguma) -> None:
+    """No attack: all are answered, and others in between."""
+    with Bystander(koguma) as bystander, Frames(koguma.port("app"), patience_s=10) as client:
+        client.handshake()
+        block = indexed_request(client)
+        client.send(b"".join(headers(3 + 2 * n, block) for n in range(MANY)))
+        for _ in range(MANY):
+            expect.end_of_stream(client)
     assert bystander.worst_s < MAX_WAIT_S
 
 

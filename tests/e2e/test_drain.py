@@ -82,5 +82,5 @@ def test_a_reload_during_the_drain_does_no_harm(koguma: Koguma) -> None:
             koguma.hang_up()
             sock.sendall(b"y")
             assert client.read_exactly(sock, 1) == b"y"
-            assert refuses(koguma.port("app"))
+            poll.until(lambda: refuses(koguma.port("app")), "new connections to be refused")
         assert koguma.wait_for_exit(within_s=SOON_S) == 0

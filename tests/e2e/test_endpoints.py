@@ -18,11 +18,17 @@ from tests.e2e.upstreams import ROOT, SERVER, SERVER_NAME, STRANGER, trusting
 from tests.kit import client, peers, poll
 from tests.kit.ca import Identity
 from tests.kit.dns import DnsServer
-from tests.kit.koguma import Koguma
+from tests.kit.koguma import WORKERS, Koguma
 from tests.kit.peers import Peer
 from tests.kit.ports import free_port
 
 NAME = "api.example.test"
+
+
+def assert_even(answers: Counter[bytes], *expected: bytes) -> None:
+    """Each was given as often as any other; with several workers, each of which takes turns by itself, nearly so."""
+    assert answers.keys() == set(expected)
+    assert max(answers.values()) - min(answers.values()) <= (0 if WORKERS == 1 else WORKERS), answers
 
 
 def dead_endpoint() -> dict[str, str | int]:
@@ -71,7 +77,7 @@ def test_every_address_of_a_name_is_an_endpoint(koguma: Koguma) -> None:
         koguma.service("app", [two.endpoint_as(NAME)])
         with koguma:
             answers = Counter(client.ask(koguma.port("app")) for _ in range(10))
-            assert answers == {b"two": 5, b"three": 5}
+            assert_even(answers, b"two", b"three")
 
 
 def test_a_name_that_moves_is_followed_within_its_ttl(koguma: Koguma) -> None:
@@ -130,7 +136,7 @@ def test_mixed_kinds_share_the_work_evenly(koguma: Koguma, tmp_path: Path) -> No
         koguma.service("app", [ipv4.endpoint, ipv6.endpoint, named.endpoint_as(NAME), unix.endpoint])
         with koguma:
             answers = Counter(client.ask(koguma.port("app")) for _ in range(20))
-            assert answers == {b"ipv4": 5, b"ipv6": 5, b"name": 5, b"unix": 5}
+            assert_even(answers, b"ipv4", b"ipv6", b"name", b"unix")
 
 
 def test_a_lower_priority_takes_over_when_the_higher_one_is_gone(koguma: Koguma) -> None:
@@ -187,11 +193,12 @@ def test_what_keeps_failing_is_left_alone_and_later_welcome_again(koguma: Koguma
             for _ in range(conversations):
                 assert client.ask(koguma.port("app")) == b"alive"
             trials = 1 + int(time.monotonic() - start)  # the first ejection lasts a second
-            assert koguma.stat("app", "upstream_cx_connect_fail") <= 3 + trials < conversations / 2
+            assert koguma.stat("app", "upstream_cx_connect_fail") <= (3 + trials) * WORKERS < conversations / 2
             with Peer(peers.greeting(b"returned"), port=int(dead["port"])):
                 poll.until(lambda: client.ask(koguma.port("app")) == b"returned", "the endpoint to be tried again")
-                answers = Counter(client.ask(koguma.port("app")) for _ in range(10))
-                assert answers == {b"alive": 5, b"returned": 5}
+                if WORKERS == 1:  # each worker learns it by itself
+                    answers = Counter(client.ask(koguma.port("app")) for _ in range(10))
+                    assert answers == {b"alive": 5, b"returned": 5}
 
 
 def test_a_single_endpoint_is_always_tried(koguma: Koguma) -> None:

@@ -258,6 +258,13 @@ def test_cancel_after_begin(world: World, caller: Caller) -> None:
     assert caller.unary("Echo", b"x") == b"x", "and the channel goes on"
 
 
+def test_cancel_after_the_initial_metadata(world: World, caller: Caller) -> None:
+    call = caller.download("Wait", metadata=[("x-call", "headers")])
+    assert ("x-kit-begun", "1") in call.initial_metadata(), "though no message follows"
+    call.cancel()
+    world.server.wait_for("cancelled", "headers")
+
+
 def test_cancel_after_the_first_response(world: World, caller: Caller) -> None:
     call = caller.download("WaitAfterFirst", metadata=[("x-call", "answered")])
     assert next(call) == b"first"

@@ -23,8 +23,8 @@ APP = ROOT.leaf("spiffe://example.test/app", common_name="app")
 
 
 @pytest.fixture(scope="module")
-def programs(pytestconfig: pytest.Config) -> Path:
-    """Where the programs are installed."""
+def packages(pytestconfig: pytest.Config) -> Path:
+    """Where the packages are installed."""
     assert pytestconfig.cache is not None
     return install(pytestconfig.cache.mkdir("grpc_js"))
 
@@ -35,18 +35,18 @@ class World:
 
     koguma: Koguma
     server: GrpcServer
-    programs: Path
+    packages: Path
 
     @property
     def port(self) -> int:
         return self.koguma.port("app")
 
     def run(self, scenario: str) -> Any:
-        return run_client(self.programs, self.port, scenario)
+        return run_client(self.packages, self.port, scenario)
 
 
 @pytest.fixture(scope="module", params=["grpcio plain", "grpcio tls", "grpc-js mtls"])
-def world(request: pytest.FixtureRequest, programs: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+def world(request: pytest.FixtureRequest, packages: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     kind, _, security = request.param.partition(" ")
     directory = tmp_path_factory.mktemp("grpc-js")
     koguma = Koguma(directory / "koguma")
@@ -57,11 +57,11 @@ def world(request: pytest.FixtureRequest, programs: Path, tmp_path_factory: pyte
         certificate, key = koguma.secret("app-cert", APP.chain_pem), koguma.secret("app-key", APP.key_pem)
         policy = trusting(client_cert=certificate, client_key=key)
     place = directory / "server"
-    server = GrpcServer(place, **more) if kind == "grpcio" else GrpcJsServer(programs, place, **more)
+    server = GrpcServer(place, **more) if kind == "grpcio" else GrpcJsServer(packages, place, **more)
     with server:
         koguma.service("app", [server.endpoint], tls=policy, protocol="grpc")
         with koguma:
-            yield World(koguma, server, programs)
+            yield World(koguma, server, packages)
 
 
 # Its client, with either server
@@ -103,11 +103,11 @@ def test_cancellation(world: World) -> None:
     world.server.wait_for("cancelled", "answered")
 
 
-def test_what_the_proxy_says_itself(koguma: Koguma, programs: Path) -> None:
+def test_what_the_proxy_says_itself(koguma: Koguma, packages: Path) -> None:
     koguma.service("app", [{"address": "127.0.0.1", "port": free_port()}], protocol="grpc")
     with koguma:
         text = "upstream connect error or disconnect/reset before headers. reset reason: remote connection failure"
-        assert run_client(programs, koguma.port("app"), "refused") == ["UNAVAILABLE", text]
+        assert run_client(packages, koguma.port("app"), "refused") == ["UNAVAILABLE", text]
 
 
 # Its server, with the client of grpcio

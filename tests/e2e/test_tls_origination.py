@@ -21,7 +21,7 @@ import pytest
 from tests.e2e.upstreams import ROOT, SERVER, SERVER_NAME, STRANGER, trusting
 from tests.kit import client, peers, poll, yamlkit
 from tests.kit.ca import EXPIRED, Identity, self_signed
-from tests.kit.koguma import Koguma
+from tests.kit.koguma import WORKERS, Koguma
 from tests.kit.peers import Peer
 from tests.kit.yamlkit import Document, Form, Shape
 
@@ -258,10 +258,12 @@ def test_the_next_connection_resumes_the_session(koguma: Koguma, version: ssl.TL
     with Peer(peers.echo, tls=peers.server_tls(SERVER, minimum=version, maximum=version)) as peer:
         koguma.service("app", [peer.endpoint], tls=trusting())
         with koguma:
-            for _ in range(3):
+            for _ in range(2 + WORKERS):  # each worker keeps its own sessions
                 assert client.ask(koguma.port("app")) == b"ping"
                 poll.until(lambda: koguma.stat("app", "upstream_cx_active") == 0, "the connection to end")
-            assert [seen.resumed for seen in peer.seen] == [False, True, True]
+            resumed = [seen.resumed for seen in peer.seen]
+            assert not resumed[0]
+            assert resumed.count(False) <= WORKERS
 
 
 def test_a_session_never_serves_other_verification_settings(koguma: Koguma) -> None:

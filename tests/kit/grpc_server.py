@@ -96,7 +96,8 @@ class Test:
         return b"none" if left_s is None else f"{left_s:.3f}".encode()
 
     async def wait(self, request: bytes, context: Context) -> bytes:
-        """Never answers; says when it begins and how it ends."""
+        """Sends its initial metadata and never a message; says when it begins and how it ends."""
+        await context.send_initial_metadata((("x-kit-begun", "1"),))
         await self._hang(context)
         return b""
 

@@ -34,6 +34,11 @@ from tests.kit.yamlkit import Document
 SOURCE_ROOT = Path(__file__).resolve().parents[2]
 KOGUMA = (sys.executable, "-m", "proxy")
 
+WORKERS = int(os.environ.get("KOGUMA_TEST_CONCURRENCY", "1"))
+"""``KOGUMA_TEST_CONCURRENCY=2`` runs every end-to-end test with so many workers. Each takes its own turns among the
+endpoints, and has its own pool: what a test counts exactly with one, it counts less exactly with more.
+"""
+
 READY_S = 20.0
 RELOAD_S = 10.0
 STOP_S = 10.0
@@ -165,6 +170,7 @@ class Koguma:
             self.drain_time,
             "--log-format",
             "json",
+            *(("--concurrency", str(WORKERS)) if WORKERS > 1 else ()),
             *self.args,
         ]
 

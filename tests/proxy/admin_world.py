@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import http.client
 import json
-from collections.abc import AsyncIterator, Coroutine, Iterable
+from collections.abc import AsyncIterator, Coroutine, Iterable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -26,6 +26,7 @@ from config.plan import (
     Protocol,
     ProxyIdentity,
 )
+from proxy import logs
 from proxy.admin.context import AdminContext
 from proxy.admin.server import AdminServer
 from proxy.cluster import Services
@@ -110,6 +111,10 @@ class Recorded:
 
     async def healthcheck(self, *, fail: bool) -> None:
         self.asked.append(("fail" if fail else "ok", None))
+
+    async def set_levels(self, levels: Mapping[str, int]) -> None:
+        self.asked.append(("levels", dict(levels)))
+        logs.set_levels(levels)
 
 
 @dataclass

@@ -100,6 +100,8 @@ OURS = [
     "koguma.reload.rejected",
     "koguma.reload.success",
     "koguma.unverified_services",
+    "koguma.workers.crashed",
+    "koguma.workers.running",
 ]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -164,3 +165,15 @@ def test_a_wrong_value_in_the_environment_is_refused_too(
     assert parse(*DP, "--drain-time", "1s", "--proxy-type", "dataplane", *DNS_FLAGS, environ={name: value}), (
         "a flag beats it"
     )
+
+
+def test_workers() -> None:
+    assert parse(*DP).concurrency == 1
+    assert parse(*DP, "--concurrency", "3").concurrency == 3
+    assert parse(*DP, environ={"KUMA_DATAPLANE_RUNTIME_CONCURRENCY": "4"}).concurrency == 4
+    assert parse(*DP, "--concurrency", "0").concurrency == len(os.sched_getaffinity(0))
+
+
+@pytest.mark.parametrize("text", ["-1", "two", "", "1.5", "129"])
+def test_what_is_no_number_of_workers(capsys: pytest.CaptureFixture[str], text: str) -> None:
+    assert "--concurrency" in refusal(capsys, *DP, f"--concurrency={text}")

@@ -175,7 +175,7 @@ const scenarios = {
   async cancel() {
     const begun = await unary("Wait", undefined, {
       metadata: marked("begun"),
-      started: (call) => setTimeout(() => call.cancel(), 200),
+      started: (call) => call.on("metadata", () => call.cancel()),
     });
     const call = download("WaitAfterFirst", "", "answered");
     const over = collect(call);

@@ -101,7 +101,12 @@ const implementation = {
     const left_s = (call.getDeadline() - Date.now()) / 1000;
     answer(null, Buffer.from(Number.isFinite(left_s) ? left_s.toFixed(3) : "none"));
   },
-  Wait: hang,
+  Wait: (call) => {
+    const begun = new grpc.Metadata();
+    begun.set("x-kit-begun", "1");
+    call.sendMetadata(begun);
+    hang(call);
+  },
   WaitAfterFirst: (call) => {
     call.write(Buffer.from("first"));
     hang(call);
