@@ -18,6 +18,7 @@ from bench.process import MeasurementError, program
 CONNECTIONS = 32
 H2_CONNECTIONS, H2_STREAMS = 8, 16
 GRPC_STREAMS = 16
+WARM_UP_REQUESTS = 2000
 GRACE_S = 30.0
 """For a program of the load to start and to end, beside the time that it measures."""
 
@@ -52,9 +53,9 @@ def parse_wrk(text: str) -> Load:
     """Requests that were answered by 2xx or 3xx. Raises :class:`MeasurementError` if any was not, or there was none."""
     counted = re.search(r"(\d+) requests in ([\d.]+)(us|ms|s|m),", text)
     if counted is None or int(counted[1]) == 0:
-        raise MeasurementError(f"nothing was answered:\n{text.strip()}")
+        raise MeasurementError(f"nothing was answered: {text.strip()}")
     if "Socket errors" in text or "Non-2xx" in text:
-        raise MeasurementError(f"the load met errors:\n{text.strip()}")
+        raise MeasurementError(f"the load met errors: {text.strip()}")
     return Load(int(counted[1]), float(counted[2]) * UNITS[counted[3]])
 
 
@@ -63,10 +64,10 @@ def parse_h2load(text: str) -> Load:
     ended = re.search(r"^finished in ([\d.]+)(us|ms|s|m)", text, re.MULTILINE)
     counts = re.search(r"(\d+) succeeded, (\d+) failed, (\d+) errored, (\d+) timeout", text)
     codes = re.search(r"^status codes: (\d+) 2xx, (\d+) 3xx, (\d+) 4xx, (\d+) 5xx", text, re.MULTILINE)
-    if ended is None or counts is None or codes is None or int(codes[1]) == 0:
-        raise MeasurementError(f"nothing was answered:\n{text.strip()[-1000:]}")
-    if any(map(int, (*counts.groups()[1:], *codes.groups()[1:]))):
-        raise MeasurementError(f"the load met errors:\n{counts[0]}; {codes[0]}")
+    if ended is None or counts is None or codes is None:
+        raise MeasurementError(f"h2load counted nothing: {text.strip()[-500:]}")
+    if int(codes[1]) == 0 or any(map(int, (*counts.groups()[1:], *codes.groups()[1:]))):
+        raise MeasurementError(f"the load met errors: {counts[0]}; {codes[0]}")
     return Load(int(codes[1]), float(ended[1]) * UNITS[ended[2]])
 
 
@@ -109,6 +110,13 @@ def h2load(
         f"http://127.0.0.1:{port}{path}",
     ]  # fmt: skip
     return parse_h2load(program(command, cores, duration + GRACE_S))
+
+
+def warm_up(port: int, cores: Set[int], *, http2: bool) -> None:
+    """A number of requests that is the same for all: connections to the origin are open, and code is warm."""
+    version = [f"-c{H2_CONNECTIONS}", f"-m{H2_STREAMS}"] if http2 else ["--h1", f"-c{CONNECTIONS}"]
+    command = ["h2load", "-t1", f"-n{WARM_UP_REQUESTS}", *version, f"http://127.0.0.1:{port}/small"]
+    parse_h2load(program(command, cores, GRACE_S))
 
 
 def _own(module: str, arguments: list[str], seconds: float, cores: Set[int]) -> dict[str, Any]:

@@ -113,7 +113,8 @@ def _files(www: Path) -> Path:
     with (www / "bulk").open("wb") as file:
         file.truncate(BULK_BYTES)
     framed = b"\0" + len(MESSAGE).to_bytes(4, "big") + MESSAGE
-    (www / "message").write_bytes(framed)
+    for name in ("message", "grpc"):  # a POST of the second is answered by the first
+        (www / name).write_bytes(framed)
     request = www / "request"
     request.write_bytes(framed)
     return request

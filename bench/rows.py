@@ -75,7 +75,7 @@ def closed_loop(service: str, run: Callable[[int, World], Load], workers: int = 
 
     def measure(world: World, name: str) -> Values:
         subject = world.subject(name, workers)
-        port = subject.port(service)
+        port = world.warm_up(subject, service)
         if subject.pid is None:
             return {"rate": run(port, world).rate}
         if workers > 1 and name == "koguma" and len(tree(subject.pid)) <= workers:
@@ -126,7 +126,7 @@ def latency(service: str, part_of_peak: float) -> Measure:
 
     def measure(world: World, name: str) -> Values:
         rate = world.peak(service) * part_of_peak
-        port = world.subject(name).port(service)
+        port = world.warm_up(world.subject(name), service)
         seen = load.open_loop(port, "/small", rate, world.seconds, world.cores.load)
         return {"p50": seen.p50_s, "p99": seen.p99_s, "p99.9": seen.p999_s, "rate": seen.rate, "behind": seen.behind_s}
 

@@ -52,6 +52,7 @@ class World:
         self._instances = 0
         self._running: dict[tuple[str, int], Subject] = {}
         self._peaks: dict[str, float] = {}
+        self._warm: set[tuple[str, int]] = set()
         self.origin = stack.enter_context(origin.start(folder, cores.load))
 
     def services(self) -> list[Service]:
@@ -113,11 +114,19 @@ class World:
             peer.pid = process.pid
             yield peer
 
+    def warm_up(self, subject: Subject, service: str) -> int:
+        """The port of a service, once some requests went through it; grpcio's clients bring a warm-up of their own."""
+        port = subject.port(service)
+        if (service, port) not in self._warm and not service.startswith("grpcio"):
+            load.warm_up(port, self.cores.load, http2=service.startswith(("http2", "grpc")))
+            self._warm.add((service, port))
+        return port
+
     def peak(self, service: str) -> float:
         """Envoy's requests per second, measured once. Raises :class:`CannotDoError` where Envoy does not take part."""
         if service not in self._peaks:
             if "envoy" not in self.peers:
                 raise CannotDoError("the rate is a part of Envoy's peak, and Envoy does not take part")
-            port = self.subject("envoy").port(service)
+            port = self.warm_up(self.subject("envoy"), service)
             self._peaks[service] = load.wrk(port, "/small", self.seconds, self.cores.load).rate
         return self._peaks[service]
