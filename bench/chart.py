@@ -26,7 +26,12 @@ STYLE = (
 def chart(outcomes: Sequence[Outcome]) -> str:
     """Of the rows of one family; an SVG document. Raises ``ValueError`` if nothing was measured."""
     colours = dict(zip(subjects_of(outcomes), COLOURS, strict=False))
-    blocks = [(outcome, metric) for outcome in outcomes for metric in outcome.metrics if _bars(outcome, metric)]
+    blocks = [
+        (outcome, metric)
+        for outcome in outcomes
+        for metric in outcome.metrics
+        if metric.better is not Better.NEITHER and _bars(outcome, metric)
+    ]
     if not blocks:
         raise ValueError("nothing was measured")
     body: list[str] = []

@@ -22,7 +22,7 @@ MESSAGE = b"hello world " * 5
 SYSTEM = "/usr/sbin:/usr/local/sbin:/usr/bin:/usr/local/bin"
 
 NGINX = """
-worker_processes 1; daemon off; pid {folder}/nginx.pid; error_log {folder}/nginx.err; worker_rlimit_nofile 65536;
+worker_processes 1; daemon off; pid {folder}/nginx.pid; error_log {folder}/nginx.err;
 events {{ worker_connections 16384; }}
 http {{
   access_log off; sendfile on; tcp_nopush on; open_file_cache max=16;

@@ -116,7 +116,7 @@ def _cell(outcome: Outcome, subject: str, metric: Metric, *, first: bool) -> str
 
 def _verdict(outcome: Outcome, metric: Metric) -> str:
     ratio = outcome.ratio(KOGUMA, RIVAL, metric.name)
-    if ratio is None:
+    if ratio is None or metric.better is Better.NEITHER:
         return ""
     if abs(ratio - 1) <= SAME:
         return f"{ratio:.2f} x, the same"

@@ -17,6 +17,8 @@ DIRECT = "direct"
 class Better(Enum):
     MORE = "more"
     LESS = "less"
+    NEITHER = "neither"
+    """It says how much to believe the others."""
 
 
 @dataclass(frozen=True, slots=True)

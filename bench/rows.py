@@ -29,8 +29,8 @@ LATENCY = (
     Metric("p50", "p50 µs", Better.LESS, 1e6),
     Metric("p99", "p99 µs", Better.LESS, 1e6),
     Metric("p99.9", "p99.9 µs", Better.LESS, 1e6),
-    Metric("rate", "answered, req/s", Better.MORE),
-    Metric("behind", "generator late, p99 µs", Better.LESS, 1e6),
+    Metric("rate", "answered, req/s", Better.NEITHER),
+    Metric("behind", "generator late, p99 µs", Better.NEITHER, 1e6),
 )
 PER_CONNECTION = (Metric("rss", "RSS KiB/connection", Better.LESS, 1 / 1024),)
 UNDER_LOAD = (Metric("rss", "RSS MiB", Better.LESS, 1 / 1024**2),)

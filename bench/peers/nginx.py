@@ -18,7 +18,6 @@ POOL = 256
 
 TOP = """\
 {load}worker_processes {workers}; daemon off; pid {folder}/nginx.pid; error_log {folder}/error.log;
-worker_rlimit_nofile 65536;
 events {{ worker_connections 32768; }}
 """
 HTTP = """\
