@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from bench import load
 from bench.load import Load
@@ -41,9 +41,11 @@ MANY = (
 )
 
 IDLE_CONNECTIONS = 1000
-"""Below Envoy's limit of connections to a cluster, 1024, which is Koguma's as well."""
-WARM_CONNECTIONS = 20
+"""To each service: below Envoy's limit of connections to a cluster, 1024, which is Koguma's as well."""
+IDLE_SERVICES = 3
 CONNECTIONS_UNDER_LOAD = 256
+UNDER_LOAD_S = 3.0
+"""At least: as many TLS handshakes come first."""
 SAMPLE_S = 0.1
 SETTLE_S = 0.5
 LIVE_WITHIN_S = 60.0
@@ -134,19 +136,21 @@ def latency(service: str, part_of_peak: float) -> Measure:
 
 
 def idle_connections(kind: str) -> Measure:
-    """Resident memory that a thousand more connections bring, each of which carried one request, divided by as many."""
+    """Resident memory that three thousand connections bring, each of which carried a request, divided by as many.
+
+    Another thousand come first: they fill what the process has free from its start.
+    """
 
     def measure(world: World, name: str) -> Values:
-        service = _service_of(world, name, kind)
-        with world.instance(name, [service]) as peer, ExitStack() as stack:
-            for _ in range(WARM_CONNECTIONS):
-                stack.enter_context(_used_connection(service.port))
-            time.sleep(SETTLE_S)
+        first, *others = (
+            replace(_service_of(world, name, kind), name=f"s{number}") for number in range(1 + IDLE_SERVICES)
+        )
+        with world.instance(name, [first, *others]) as peer, ExitStack() as stack:
+            _hold_connections(first, stack)
             before = resident_bytes(peer.pid)
-            for _ in range(IDLE_CONNECTIONS):
-                stack.enter_context(_used_connection(service.port))
-            time.sleep(SETTLE_S)
-            return {"rss": (resident_bytes(peer.pid) - before) / IDLE_CONNECTIONS}
+            for service in others:
+                _hold_connections(service, stack)
+            return {"rss": (resident_bytes(peer.pid) - before) / (IDLE_CONNECTIONS * IDLE_SERVICES)}
 
     return measure
 
@@ -168,7 +172,8 @@ def memory_under_load(kind: str) -> Measure:
             watcher = threading.Thread(target=watch)
             watcher.start()
             try:
-                load.wrk(service.port, "/small", world.seconds, world.cores.load, connections=CONNECTIONS_UNDER_LOAD)
+                seconds = max(world.seconds, UNDER_LOAD_S)
+                load.wrk(service.port, "/small", seconds, world.cores.load, connections=CONNECTIONS_UNDER_LOAD)
             finally:
                 done.set()
                 watcher.join()
@@ -230,6 +235,12 @@ def _service_of(world: World, name: str, kind: str) -> Service:
 def _refuse_if_unable(world: World, name: str, service: Service) -> None:
     if reason := world.peers[name].cannot(service):
         raise CannotDoError(reason)
+
+
+def _hold_connections(service: Service, stack: ExitStack) -> None:
+    for _ in range(IDLE_CONNECTIONS):
+        stack.enter_context(_used_connection(service.port))
+    time.sleep(SETTLE_S)
 
 
 def _used_connection(port: int) -> socket.socket:
