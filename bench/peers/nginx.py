@@ -7,6 +7,7 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 from bench.origin import find
@@ -58,10 +59,10 @@ class Nginx(Peer):
         self._write()
         return [find("nginx"), "-c", str(path), "-p", str(self.folder)]
 
-    def change(self, service: Service) -> None:
+    def prepare(self, service: Service) -> Callable[[], None]:
         self.services[service.name] = service
         self._write()
-        os.kill(self.pid, signal.SIGHUP)
+        return lambda: os.kill(self.pid, signal.SIGHUP)
 
     def _write(self) -> None:
         module = _stream_module()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
@@ -66,8 +67,8 @@ class Peer(ABC):
         """Writes its configuration and returns the command to run."""
 
     @abstractmethod
-    def change(self, service: Service) -> None:
-        """Puts a service's new origin into force, in the quickest way that it offers, while it runs as ``pid``."""
+    def prepare(self, service: Service) -> Callable[[], None]:
+        """What puts a service's new origin into force, in the quickest way that it offers, while it runs as ``pid``."""
 
     pid: int = 0
     """Once it runs."""
