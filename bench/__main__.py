@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import resource
 import shlex
+import signal
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -154,6 +155,7 @@ def main(words: Sequence[str]) -> int:
     )
     most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # inherited by whatever is started
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(2))  # as by Ctrl-C: what was started is ended
     keep = arguments.keep
     if keep is not None:
         keep.mkdir(parents=True)

@@ -20,6 +20,7 @@ import socket
 import sys
 import time
 from collections import deque
+from contextlib import ExitStack
 
 from bench.results import percentile
 
@@ -72,9 +73,17 @@ class Connection:
 
 def run(port: int, path: str, rate: float, seconds: float, connections: int = CONNECTIONS) -> dict[str, float]:
     """Latencies in seconds, of the requests that came due behind the warm-up; ``rate``: what was answered of them."""
+    with ExitStack() as stack:
+        free: deque[Connection] = deque()
+        for _ in range(connections):
+            connection = Connection(port)
+            stack.enter_context(connection.sock)
+            free.append(connection)
+        return _load(free, stack.enter_context(select.epoll()), path, rate, seconds)
+
+
+def _load(free: deque[Connection], epoll: select.epoll, path: str, rate: float, seconds: float) -> dict[str, float]:
     request = f"GET {path} HTTP/1.1\r\nhost: localhost\r\n\r\n".encode()
-    free = deque(Connection(port) for _ in range(connections))
-    epoll = select.epoll()
     by_fd = {connection.sock.fileno(): connection for connection in free}
     for fd in by_fd:
         epoll.register(fd, select.EPOLLIN)
@@ -117,8 +126,6 @@ def run(port: int, path: str, rate: float, seconds: float, connections: int = CO
                     latencies.append(now - connection.due)
         now = clock()
     ended = now
-    for connection in by_fd.values():
-        connection.sock.close()
     latencies.sort()
     behind.sort()
     return {
