@@ -127,6 +127,10 @@ def parse(words: Sequence[str]) -> argparse.Namespace:
     return parser.parse_args(words)
 
 
+def _package(peer: type[Peer]) -> str:
+    return f" (Debian: {peer.debian})" if peer.debian else ""
+
+
 def main(words: Sequence[str]) -> int:
     """0, or 1 if a row failed, or 2 if nothing can be measured."""
     arguments = parse(words)
@@ -145,7 +149,7 @@ def main(words: Sequence[str]) -> int:
         return 2
     asked = {name: PEERS[name] for name in PEERS if not arguments.peer or name in arguments.peer}
     peers = {name: peer for name, peer in asked.items() if peer.version() is not None}
-    absent = {name: "not installed" for name in asked if name not in peers}
+    absent = {name: f"not installed{_package(peer)}" for name, peer in asked.items() if name not in peers}
     request = Request(
         rows,
         peers,

@@ -10,4 +10,4 @@ from bench.peers.peer import Peer, Service, Speaks
 
 PEERS: dict[str, type[Peer]] = {peer.name: peer for peer in (Koguma, Envoy, HAProxy, Nginx)}
 
-__all__ = ["PEERS", "Peer", "Service", "Speaks"]
+__all__ = ["PEERS", "Envoy", "Peer", "Service", "Speaks"]
