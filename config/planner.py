@@ -190,6 +190,8 @@ class Settings:
     leases: tuple[Lease, ...] = ()
     """The virtual IPs that were given away before."""
     extensions: Extensions = field(default_factory=NoExtensions)
+    drain_untrusted: bool = False
+    """As in the plan."""
     identity_dir: Path | None = None
     """Where the CAs that we make are kept; ``None``: nowhere, they are lost with the planner."""
 
@@ -438,6 +440,8 @@ class Planner:
             names=draft.names,
             identity=terms.identity,
             trust=terms.bundles,
+            trust_generations=terms.generations,
+            drain_untrusted=settings.drain_untrusted,
         )
         return draft.problems, plan
 

@@ -45,6 +45,8 @@ class InboundTerms:
     """What holds for the inbounds of one Dataplane. ``refusal``: why none of them may open."""
 
     bundles: TrustBundles = field(default_factory=TrustBundles)
+    generations: Mapping[str, int] = field(default_factory=dict)
+    """As in the plan."""
     identity: IdentityPlan | None = None
     refusal: str | None = None
     warning: str | None = None
@@ -87,6 +89,9 @@ class TrustPlanner:
     def __init__(self, desk: IdentityDesk, *, partial: bool) -> None:
         self._desk = desk
         self._partial = partial
+        self._bundles: Mapping[str, TrustBundle] = {}
+        self._generations: Mapping[str, int] = {}
+        self._generation = 0
 
     def terms(
         self,
@@ -113,6 +118,7 @@ class TrustPlanner:
             terms.bundles = TrustBundles.of(bundles)
         except MaterialError as error:
             terms.refusal = error.message
+        terms.generations = self._number(terms.bundles)
         if unreadable & _DEMANDING:
             terms.refusal = f"{' and '.join(sorted(unreadable & _DEMANDING))} cannot be read, and may demand mTLS"
         terms._tls = _tls_policies(by_kind[MeshTLS.kind], dataplane)
@@ -122,6 +128,20 @@ class TrustPlanner:
         if MeshTrafficPermission.kind in unreadable:
             terms._permissions = []
         return terms
+
+    def _number(self, bundles: TrustBundles) -> Mapping[str, int]:
+        """What has changed since the last plan gets the next number."""
+        before, now = self._bundles, bundles.by_domain
+        if {name: one.anchors for name, one in before.items()} != {name: one.anchors for name, one in now.items()}:
+            self._generation += 1
+        self._generations = {
+            name: self._generations[name]
+            if name in before and before[name].anchors == bundle.anchors
+            else self._generation
+            for name, bundle in now.items()
+        }
+        self._bundles = now
+        return self._generations
 
     def _plan_identity(
         self,

@@ -6,7 +6,8 @@ can hold what the header's grammar would have to quote. It belongs to the connec
 and goes into heads as the request id does, which are themselves shared by connections.
 
 The decision is kept with the connection too, and made anew when the permissions have changed: what is no longer allowed
-ends with the next request.
+ends with the next request. Trust is decided by the handshake alone, unless the user has connections drained whose
+peers are no longer trusted (``--drain-untrusted``).
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ from typing import TYPE_CHECKING
 
 from proxy.wire.h2 import literal
 from tls.permissions import Decision, Permissions
+from tls.svid import recheck
+from tls.verdict import Refused
 
 if TYPE_CHECKING:
     from proxy.listener import Listener
@@ -59,6 +62,17 @@ class Caller:
         stats.rbac_denied += 1
         self._say(listener, "is denied: no MeshTrafficPermission allows it, or one denies it")
         return False
+
+    def is_still_welcome(self, listener: Listener) -> bool:
+        """Whether it would be let in today."""
+        acceptance, permissions = listener.plan.acceptance, listener.plan.permissions
+        if acceptance is None:
+            return True
+        try:
+            recheck(self.peer, acceptance.bundles)
+        except Refused:
+            return False
+        return permissions is None or permissions.decide(self.id).passes
 
     def _say(self, listener: Listener, what: str) -> None:
         name = listener.plan.name

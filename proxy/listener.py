@@ -258,6 +258,10 @@ class Listener:
             sent += connection.sent
         return received, sent
 
+    def unwelcome(self) -> list[Connection]:
+        """Connections whose peers would not be let in today."""
+        return [one for one in self.connections if one.caller is not None and not one.caller.is_still_welcome(self)]
+
     def end_connections(self, outcome: Outcome) -> None:
         for connection in tuple(self.connections):
             connection.end(outcome)

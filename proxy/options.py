@@ -78,6 +78,7 @@ class RunOptions:
     admin_port: int | None = None
     """``None``: ``networking.admin.port`` of the Dataplane, else 9901."""
     drain_time_s: float = 30.0
+    drain_untrusted: bool = False
     access_log: str | None = None
     """A path, or ``-`` for standard output."""
     concurrency: int = 1
@@ -314,6 +315,10 @@ def add_run(parser: argparse.ArgumentParser, environ: Mapping[str, str]) -> None
         "--access-log", metavar="PATH", help="a line for each HTTP exchange; - is standard output (default: none)"
     )
     parser.add_argument(
+        "--drain-untrusted", action="store_true",
+        help="when trust changes, end inbound connections whose peers would be refused now (default: they stay)",
+    )  # fmt: skip
+    parser.add_argument(
         "--dns-enabled", action=argparse.BooleanOptionalAction, type=_type(boolean, "true or false"),
         default=environ.get("KUMA_DNS_ENABLED"),
         help="serve DNS (default: once there are names of the mesh to serve) [KUMA_DNS_ENABLED]",
@@ -361,6 +366,7 @@ def run_options(args: argparse.Namespace, environ: Mapping[str, str]) -> RunOpti
         admin_address=args.admin_address,
         admin_port=args.admin_port,
         drain_time_s=args.drain_time,
+        drain_untrusted=args.drain_untrusted,
         access_log=args.access_log,
         concurrency=args.concurrency,
         log_level=args.log_level,

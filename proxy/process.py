@@ -100,6 +100,7 @@ class Process:
         self._reload_wanted = asyncio.Event()
         self._stdin = standard_input(options.sources)
         self._reported: frozenset[Problem] = frozenset()
+        self._said_unrestricted = False
         self._snapshot: Snapshot | None = None
         self._renewal: asyncio.TimerHandle | None = None
         self._renewal_due = False
@@ -150,7 +151,8 @@ class Process:
             pools=options.vips.pools,
             leases=self._read_leases(),
             extensions=self._extensions,
-            identity_dir=options.vips.state_dir,
+            identity_dir=options.vips.identity_dir,
+            drain_untrusted=options.drain_untrusted,
         )
         return Planner(settings)
 
@@ -213,6 +215,7 @@ class Process:
         self._state = "LIVE"
         self._reload_stats.generation = 1
         self._say_ready(planned)
+        self._say_unrestricted(planned.plan)
 
     def _new_runtime(self, plan: Plan) -> Runtime | Fleet:
         """What carries traffic: this process, or workers. Raises :class:`StartError`."""
@@ -315,6 +318,7 @@ class Process:
         stats.generation += 1
         stats.success += 1
         self._say_reloaded(planned, applied)
+        self._say_unrestricted(planned.plan)
 
     def _expect_renewal(self) -> None:
         """Plan again when the identity's certificate is due. Looked at often, since the machine may have slept."""
@@ -360,6 +364,17 @@ class Process:
             level=logging.ERROR,
             problems=[problem.as_json() for problem in faults[:MAX_PROBLEMS_LOGGED]],
         )
+
+    def _say_unrestricted(self, plan: Plan) -> None:
+        """That nobody restricts who may come in: once, until somebody has."""
+        inbounds = [one for one in plan.listeners.values() if one.acceptance is not None]
+        is_unrestricted = any(one.permissions is None for one in inbounds)
+        if is_unrestricted and not self._said_unrestricted:
+            log.warning(
+                "there is no MeshTrafficPermission: every verified peer may use the inbounds",
+                extra={"event": "inbounds_unrestricted"},
+            )
+        self._said_unrestricted = is_unrestricted
 
     def _report(self, problems: Iterable[Problem]) -> None:
         """Log each problem once, until it goes away."""

@@ -30,6 +30,7 @@ from tls.client_hello import Traffic, sniff
 from tls.material import MaterialError
 from tls.server_context import server_context
 from tls.server_handshake import Accepted, ServerHandshake
+from tls.svid import recheck
 from tls.verdict import Refused, Verdict
 
 if TYPE_CHECKING:
@@ -112,6 +113,13 @@ class TlsAcceptor(asyncio.Protocol):
         """The peer is who it says."""
         listener, raw = self._listener, self._raw
         assert raw is not None
+        today = listener.plan.acceptance
+        if today is not None and today is not self._acceptance:  # trust may have changed during the handshake
+            try:
+                recheck(accepted.peer, today.bundles)
+            except Refused as refused:
+                self._refuse(refused)
+                return
         stats = listener.stats
         stats.ssl_handshake += 1
         stats.ssl_session_reused += accepted.resumed

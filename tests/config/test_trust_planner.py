@@ -387,3 +387,15 @@ def test_a_permission_that_cannot_be_read_denies_everybody(world: World) -> None
     permissions = world.listener().permissions
     assert permissions is not None
     assert permissions.decide("spiffe://zone-2/x") is Decision.DENY
+
+
+def test_changes_of_bundles_are_numbered(world: World) -> None:
+    world.write(identity(), trust("zone-2", "zone-2", ZONE_2))
+    assert world.plan().trust_generations == {"zone-2": 1, OWN_DOMAIN: 1}
+    world.write(identity(), trust("zone-2", "zone-2", PARTNER), trust("zone-3", "zone-3", ZONE_2))
+    for _ in range(2):
+        assert world.plan().trust_generations == {"zone-2": 2, "zone-3": 2, OWN_DOMAIN: 1}
+    world.write(identity())
+    assert world.plan().trust_generations == {OWN_DOMAIN: 1}
+    world.write(identity(), trust("zone-2", "zone-2", PARTNER))
+    assert world.plan().trust_generations == {"zone-2": 4, OWN_DOMAIN: 1}, "it may be another than before"
