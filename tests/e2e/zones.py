@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.kit import yamlkit
-from tests.kit.ca import Authority
+from tests.kit.ca import Authority, key_pem
 from tests.kit.koguma import Koguma
 from tests.kit.peers import Peer
 from tests.kit.ports import free_port
@@ -36,7 +36,7 @@ class Zone:
         """Its MeshIdentity, with a CA that is given."""
         ca = {
             "certificate": _inline(authority.pem),
-            "privateKey": _inline(authority.key_pem),
+            "privateKey": _inline(key_pem(authority.key)),
         }
         bundled: Document = {
             "insecureAllowSelfSigned": True,
@@ -56,15 +56,14 @@ def mesh_trust(domain: str, *authorities: Authority) -> Document:
     return yamlkit.plugin_resource("MeshTrust", f"trust-{domain}", {"trustDomain": domain, "caBundles": bundles})
 
 
-def speaking_as(proxy: Koguma, authority: Authority, spiffe_id: str, *, trusting: Sequence[Authority]) -> Document:
+def speaking_as(authority: Authority, spiffe_id: str, *, trusting: Sequence[Authority]) -> Document:
     """``spec.tls`` of an outbound that presents an SVID, and accepts the workload ``app`` of domain ``zone-1``."""
     leaf = authority.leaf(spiffe_id)
-    certificate, key = proxy.secret("svid", leaf.chain_pem), proxy.secret("svid-key", leaf.key_pem)
     return yamlkit.tls(
         sans=[("Exact", "spiffe://zone-1/workload/app")],
         ca=yamlkit.inline_string("".join(one.pem for one in trusting)),
-        client_cert=certificate,
-        client_key=key,
+        client_cert=yamlkit.inline_string(leaf.chain_pem),
+        client_key=yamlkit.inline_string(leaf.key_pem),
     )
 
 
