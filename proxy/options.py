@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from ipaddress import ip_address
 from pathlib import Path
 
+from config.created_trust import Form
 from config.plan import MESH_DOMAIN
 from config.template import Variables, parse_variables
 from config.vips import CIDR_VARIABLE, DEFAULT_CIDR, Network, parse_pools
@@ -65,6 +66,11 @@ class VirtualIps:
     """``None``: where the Dataplane is in transparent proxying mode."""
     pools: tuple[Network, ...] = parse_pools(DEFAULT_CIDR)
     state_dir: Path | None = None
+
+    @property
+    def identity_dir(self) -> Path | None:
+        """Where the CAs that we make are kept."""
+        return self.state_dir / "identity" if self.state_dir is not None else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -332,6 +338,14 @@ def add_run(parser: argparse.ArgumentParser, environ: Mapping[str, str]) -> None
     )  # fmt: skip
     parser.add_argument("--log-level", choices=["debug", "info", "warning", "error"], default="info")
     parser.add_argument("--log-format", choices=["text", "json"], default="text")
+
+
+def add_trust_export(parser: argparse.ArgumentParser, environ: Mapping[str, str]) -> None:
+    parser.add_argument("paths", nargs="+", metavar="PATH", help="files or folders with resources")
+    add_sources(parser, environ, dataplane=True)
+    parser.add_argument("--state-dir", metavar="DIR", type=Path, help="that of the proxy: it has the CAs that it made")
+    parser.add_argument("--identity", metavar="NAME", help="of this MeshIdentity (default: of all)")
+    parser.add_argument("--form", choices=list(Form), type=Form, default=Form.UNIVERSAL, help="default: %(default)s")
 
 
 def sources_of(args: argparse.Namespace, environ: Mapping[str, str], paths: Sequence[str] = ()) -> Sources:

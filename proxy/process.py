@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from config import vipstate
+from config.created_trust import CreatedTrust
 from config.load import Loaded, Loader
 from config.plan import Plan
 from config.planner import Health, Planned, Planner, ResourceState, Settings
@@ -451,7 +452,8 @@ class Process:
 
     def _resources(self) -> list[dict[str, object]]:
         assert self._planned is not None
-        return [self._resource_row(state) for state in self._planned.resources]
+        rows = [self._resource_row(state) for state in self._planned.resources]
+        return rows + list(map(_created_row, self._planned.created_trusts))
 
     def _resource_row(self, state: ResourceState) -> dict[str, object]:
         status = state.status.as_json() if state.status is not None else {}
@@ -510,6 +512,25 @@ class Process:
             await self._admin.close()
         if self._dns is not None:
             await self._dns.close()
+
+
+def _created_row(created: CreatedTrust) -> dict[str, object]:
+    """A MeshTrust that is in no file of its own: its content is shown, to be copied."""
+    return {
+        "type": "MeshTrust",
+        "mesh": created.mesh,
+        "name": created.name,
+        "kri": created.kri,
+        "file": created.file,
+        "line": created.line,
+        "problems": [],
+        "spec": created.spec,
+        "status": {
+            "conditions": [
+                {"type": "Accepted", "status": "True", "reason": "Accepted", "message": f"created by {created.origin}"}
+            ]
+        },
+    }
 
 
 def _first_few(failures: list[str], shown: int = 3) -> str:
