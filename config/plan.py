@@ -257,6 +257,10 @@ class Plan:
     identity: IdentityPlan | None = None
     trust: TrustBundles = field(default_factory=TrustBundles)
     """By whose CA certificates peers are judged."""
+    trust_generations: Mapping[str, int] = field(default_factory=dict)
+    """By trust domain: the number of the change that its bundle has had last. The largest is the newest."""
+    drain_untrusted: bool = False
+    """Whether connections that exist end when their peers are no longer trusted or permitted."""
 
 
 Part = ListenerPlan | ClusterPlan

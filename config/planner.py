@@ -17,6 +17,7 @@ from ipaddress import ip_address
 from itertools import chain
 from pathlib import Path, PurePath
 
+from config.created_trust import CreatedTrust
 from config.extension import NOTHING, Extensions, NoExtensions, Supplied
 from config.hostnames import age, with_defaults
 from config.identity import IdentityDesk
@@ -63,6 +64,11 @@ from config.trust import KINDS as TRUST_KINDS
 from config.trust import InboundTerms, TrustPlanner
 from config.vips import DEFAULT_CIDR, Address, Lease, Ledger, Network, parse_pools
 from tls.material import MaterialError
+from tls.policy import ClientCertificate
+
+CLIENT_CERTIFICATE_LABEL = "koguma.io/client-certificate"
+"""On a MeshExternalService with TLS and without ``clientCert``: where the client certificate comes from instead."""
+FROM_IDENTITY = "identity"
 
 
 class Health(StrEnum):
@@ -79,11 +85,16 @@ class InForce:
 
     compiled: ClusterPlan
     terms: Terms
+    client: ClientCertificate | None = None
+    """What it presents to endpoints, where that is the proxy's own identity."""
 
     @cached_property
     def plan(self) -> ClusterPlan:
         """What comes of both: made when it is asked for, since most services of a large mesh are used by others."""
-        return on_terms(self.compiled, self.terms)
+        plan = on_terms(self.compiled, self.terms)
+        if self.client is None or plan.tls is None:
+            return plan
+        return replace(plan, tls=replace(plan.tls, client=self.client))
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,6 +157,8 @@ class Planned:
     resources: tuple[ResourceState, ...]
     extended: Mapping[Key, Extension] = field(default_factory=dict)
     """The services whose endpoints an extension has to supply."""
+    created_trusts: tuple[CreatedTrust, ...] = ()
+    """The MeshTrusts that MeshIdentities bring with them."""
 
     @property
     def has_errors(self) -> bool:
@@ -190,6 +203,8 @@ class Settings:
     leases: tuple[Lease, ...] = ()
     """The virtual IPs that were given away before."""
     extensions: Extensions = field(default_factory=NoExtensions)
+    drain_untrusted: bool = False
+    """As in the plan."""
     identity_dir: Path | None = None
     """Where the CAs that we make are kept; ``None``: nowhere, they are lost with the planner."""
 
@@ -210,6 +225,7 @@ class Planner:
         self._policies = PolicyBook()
         self._selection: Selection | None = None
         self._in_force: dict[Key, InForce] = {}
+        self._inbound = InboundTerms()
         self._trust = TrustPlanner(IdentityDesk(settings.identity_dir, settings.environ), partial=settings.partial)
 
     def plan(self, resources: Loaded, dataplane: Loaded | None, now: datetime) -> Planned:
@@ -226,6 +242,7 @@ class Planner:
             problems.extend(self._read_dataplane(dataplane))
         self._select_policies()
         secrets = self._secrets()
+        self._inbound = self._inbound_terms(current, secrets, now)
         used: set[tuple[str, str]] = set()
 
         def secret(mesh: str, name: str) -> bytes | None:
@@ -248,10 +265,12 @@ class Planner:
         self._show(states, named, problems)
         plan = None
         if dataplane is not None:
-            found, plan = self._dataplane_plan(current, secrets, now, named)
+            found, plan = self._dataplane_plan(current, named)
             problems.extend(found)
+            problems.extend(self._without_certificate(current))
             _add_problems(states, found)
-        return Planned(plan, tuple(problems), tuple(states.values()), self._extended(current, plan))
+        created = tuple(self._inbound.created)
+        return Planned(plan, tuple(problems), tuple(states.values()), self._extended(current, plan), created)
 
     def _extended(self, current: Mapping[Key, Document], plan: Plan | None) -> dict[Key, Extension]:
         """Of the plan's mesh; in force, or about to be."""
@@ -391,9 +410,38 @@ class Planner:
             terms = self._selection.terms(_meta(good.document))
         compiled = good.compiled.plan
         before = self._in_force.get(key)
-        if before is None or before.compiled is not compiled or before.terms is not terms:
-            before = self._in_force[key] = InForce(compiled, terms)
+        client = self._inbound.certificate if self._presents_identity(good) else None
+        if before is None or before.compiled is not compiled or before.terms is not terms or before.client != client:
+            before = self._in_force[key] = InForce(compiled, terms, client)
         return before
+
+    # Identity
+
+    def _inbound_terms(
+        self, current: Mapping[Key, Document], secrets: Mapping[tuple[str, str], bytes], now: datetime
+    ) -> InboundTerms:
+        dataplane = self._dataplane.resource if self._dataplane is not None else None
+        if not isinstance(dataplane, Dataplane):
+            return InboundTerms()
+        return self._trust.terms(self._good, current, dataplane, lambda mesh, name: secrets.get((mesh, name)), now)
+
+    def _presents_identity(self, good: _GoodService) -> bool:
+        """Whether a service of the Dataplane's mesh asks for our identity's certificate, and not for one of its own."""
+        document, tls = good.document, good.compiled.plan.tls
+        return (
+            tls is not None
+            and tls.client is None
+            and _meta(document).labels.get(CLIENT_CERTIFICATE_LABEL) == FROM_IDENTITY
+            and self._dataplane is not None
+            and document.mesh == self._dataplane.mesh
+        )
+
+    def _without_certificate(self, current: Mapping[Key, Document]) -> Iterator[Problem]:
+        if self._inbound.certificate is None:
+            for key, good in self._services.items():
+                if key in current and self._presents_identity(good):
+                    text = f"{CLIENT_CERTIFICATE_LABEL}: there is no MeshIdentity with a certificate for this Dataplane"
+                    yield good.document.problem("labels", text, Severity.WARNING)
 
     # The Dataplane
 
@@ -408,8 +456,6 @@ class Planner:
     def _dataplane_plan(
         self,
         current: Mapping[Key, Document],
-        secrets: Mapping[tuple[str, str], bytes],
-        now: datetime,
         named: Named,
     ) -> tuple[list[Problem], Plan | None]:
         document = self._dataplane
@@ -421,7 +467,7 @@ class Planner:
         access = self._access(dataplane.mesh, current)
         self._plan_outbounds(draft, dataplane, access)
         self._plan_vips(draft, dataplane, access, named, current)
-        terms = self._trust.terms(self._good, current, dataplane, lambda mesh, name: secrets.get((mesh, name)), now)
+        terms = self._inbound
         _plan_inbounds(draft, dataplane, terms)
         draft.problems.extend(terms.problems)
         settings = self._settings
@@ -438,6 +484,8 @@ class Planner:
             names=draft.names,
             identity=terms.identity,
             trust=terms.bundles,
+            trust_generations=terms.generations,
+            drain_untrusted=settings.drain_untrusted,
         )
         return draft.problems, plan
 

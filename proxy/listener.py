@@ -29,6 +29,7 @@ from proxy.tls_accept import TlsAcceptor
 from proxy.wire import BadMessage
 
 if TYPE_CHECKING:
+    from proxy.caller import Caller
     from proxy.cluster import Cluster
     from proxy.http.access_log import AccessLog
 
@@ -128,12 +129,12 @@ class Listener:
             return Redirected(self)
         return self.connection() if self.plan.acceptance is None else TlsAcceptor(self, self.plan.acceptance)
 
-    def connection(self, *, is_opaque: bool = False) -> Connection:
+    def connection(self, *, is_opaque: bool = False, caller: Caller | None = None) -> Connection:
         """What handles a connection. HTTP/1 is assumed until the preface of HTTP/2 is seen, as Envoy's AUTO does;
-        ``is_opaque``: bytes, whatever the protocol.
+        ``is_opaque``: bytes, whatever the protocol. ``caller``: who has been verified.
         """
         is_opaque = is_opaque or self.plan.protocol is Protocol.TCP
-        return Downstream(self) if is_opaque else Http1Downstream(self)
+        return Downstream(self, caller) if is_opaque else Http1Downstream(self, caller)
 
     def handshake_began(self, acceptor: TlsAcceptor) -> bool:
         """Account for a connection whose peer is not verified yet. False: there are too many connections."""
@@ -256,6 +257,10 @@ class Listener:
             received += connection.received
             sent += connection.sent
         return received, sent
+
+    def unwelcome(self) -> list[Connection]:
+        """Connections whose peers would not be let in today."""
+        return [one for one in self.connections if one.caller is not None and not one.caller.is_still_welcome(self)]
 
     def end_connections(self, outcome: Outcome) -> None:
         for connection in tuple(self.connections):

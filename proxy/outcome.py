@@ -35,6 +35,7 @@ class Outcome(Enum):
     FORBIDDEN = ("access_forbidden", "UAEX")
     IDLE_TIMEOUT = ("idle_timeout", "-")
     DRAINED = ("drain_time_over", "-")
+    UNTRUSTED = ("peer_no_longer_trusted", "-")
     REMOVED = ("endpoint_removed", "-")
 
     @property

@@ -34,6 +34,7 @@ from tls.handshake import Refused
 
 if TYPE_CHECKING:
     from proxy.balance import Endpoint
+    from proxy.caller import Caller
     from proxy.cluster import Cluster
     from proxy.listener import Listener
 
@@ -161,12 +162,13 @@ class Downstream(Side):
     """The side towards the application, and the relay itself."""
 
     __slots__ = (
-        "_connecting", "_held", "cluster", "destination", "listener", "outcome", "started_s", "upstream",
+        "_connecting", "_held", "caller", "cluster", "destination", "listener", "outcome", "started_s", "upstream",
     )  # fmt: skip
 
-    def __init__(self, listener: Listener) -> None:
+    def __init__(self, listener: Listener, caller: Caller | None = None) -> None:
         super().__init__()
         self.listener = listener
+        self.caller = caller
         self.cluster: Cluster | None = None
         self.destination: Endpoint | None = None
         """Where it has to go, of a connection that is only passed through; else the cluster knows."""

@@ -149,6 +149,7 @@ class AccessLog:
 def _values(listener: Listener, exchange: Exchange) -> dict[str, object]:
     """What Envoy's default format has, under the names of its JSON examples, in its order."""
     head = exchange.head
+    caller = exchange.client.caller
     now = listener.now()
     started = datetime.now(UTC).timestamp() - (now - exchange.began_s)
     upstream_s = exchange.upstream_time_s
@@ -169,6 +170,7 @@ def _values(listener: Listener, exchange: Exchange) -> dict[str, object]:
         "authority": _string(head.authority),
         "upstream_host": exchange.endpoint.where if exchange.endpoint is not None else None,
         "upstream_cluster": listener.plan.cluster,
+        "downstream_peer_uri_san": caller.id if caller is not None else None,
         "outcome": exchange.outcome.word if exchange.outcome is not Outcome.COMPLETED else None,
     }
 
@@ -192,6 +194,7 @@ def _refusal(listener: Listener, status: int, version: tuple[int, int]) -> dict[
         "authority": None,
         "upstream_host": None,
         "upstream_cluster": listener.plan.cluster,
+        "downstream_peer_uri_san": None,
         "outcome": Outcome.REQUEST_REFUSED.word,
     }
 

@@ -34,6 +34,7 @@ from proxy.wire import NONE, BadMessage, Field, RequestHead, ResponseHead
 
 if TYPE_CHECKING:
     from proxy.balance import Endpoint
+    from proxy.caller import Caller
     from proxy.cluster import Cluster
     from proxy.http.deadlines import Deadlines
     from proxy.listener import Listener
@@ -47,10 +48,12 @@ IDEMPOTENT = frozenset({b"GET", b"HEAD", b"OPTIONS", b"PUT", b"DELETE", b"TRACE"
 
 class Client(Protocol):
     """The side that asks. ``defers_head``: a response's head waits for :meth:`response_flush` or the first data.
-    ``congested``: it does not take what it is sent, and more would pile up.
+    ``congested``: it does not take what it is sent, and more would pile up. ``caller``: who it is, where that has been
+    verified.
     """
 
     defers_head: bool
+    caller: Caller | None
 
     @property
     def congested(self) -> bool: ...
@@ -169,8 +172,11 @@ class Exchange:
         stats.downstream_rq_total += 1
         stats.downstream_rq_active += 1
         cluster = self.cluster
+        caller = self.client.caller
         if listener.plan.access is Access.FORBID:
             listener.deny()
+            self.fail(Outcome.FORBIDDEN)
+        elif caller is not None and not caller.passes(listener):
             self.fail(Outcome.FORBIDDEN)
         elif cluster is None:
             stats.no_cluster += 1

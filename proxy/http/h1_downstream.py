@@ -28,6 +28,7 @@ from proxy.wire.h1 import RequestReader
 from proxy.wire.h2 import PREFACE
 
 if TYPE_CHECKING:
+    from proxy.caller import Caller
     from proxy.listener import Listener
 
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
@@ -41,15 +42,16 @@ class Http1Downstream(asyncio.Protocol):
 
     __slots__ = (
         "_bytes_seen", "_closing", "_framing", "_head_since", "_last_change", "_last_response", "_pending",
-        "_reader", "_reading_paused", "_request_over", "_sniffed", "_waits_for_client", "congested", "exchange",
-        "listener", "now", "outcome", "received", "sent", "started_s", "transport", "tunnel",
+        "_reader", "_reading_paused", "_request_over", "_sniffed", "_waits_for_client", "caller", "congested",
+        "exchange", "listener", "now", "outcome", "received", "sent", "started_s", "transport", "tunnel",
     )  # fmt: skip
 
     transport: ByteTransport
     defers_head = True
 
-    def __init__(self, listener: Listener) -> None:
+    def __init__(self, listener: Listener, caller: Caller | None = None) -> None:
         self.listener = listener
+        self.caller = caller
         self.now = listener.now
         self.exchange: Exchange | None = None
         self.outcome: Outcome | None = None
@@ -108,7 +110,7 @@ class Http1Downstream(asyncio.Protocol):
             return False
         self._sniffed = start
         if len(start) >= PREFACE_SIZE:
-            successor = Http2Downstream(self.listener, self.received - len(start), self.started_s)
+            successor = Http2Downstream(self.listener, self.received - len(start), self.started_s, self.caller)
             self.listener.replaced(self, successor)
             transport = cast("asyncio.Transport", self.transport)
             transport.set_protocol(successor)

@@ -108,12 +108,16 @@ class Http1Upstream(ClusterConnection):
         self._received_before = self.received
         head = exchange.head
         self._reader.next_message(head.method)
-        rendered = rendered_request(head, self.endpoint.authority)
+        caller = exchange.client.caller
+        rendered = rendered_request(head, self.endpoint.authority, caller is not None)
         self.wants_end = rendered.is_chunked
         request_id = exchange.request_id
         if request_id is None:
             request_id = exchange.request_id = rendered.request_id or next_id()
-        block = rendered.before + request_id + rendered.after
+        if caller is None:
+            block = rendered.before + request_id + rendered.after
+        else:
+            block = rendered.before + request_id + caller.http1_field + rendered.after
         self.sent_bytes += len(block)
         self.transport.write(block)
 

@@ -24,6 +24,7 @@ from proxy.wire import NONE, BadMessage, Field, RequestHead, ResponseHead
 from proxy.wire.h2 import REQUEST_LIMITS, SERVER_SETTINGS, Broken, Connection, ErrorCode, FieldBlock, Stream
 
 if TYPE_CHECKING:
+    from proxy.caller import Caller
     from proxy.listener import Listener
 
 MAX_LEASES_PER_TURN = 32
@@ -34,13 +35,14 @@ _CONTINUE = FieldBlock([(b":status", b"100")])
 class ClientStream(Stream):
     """One request and its response."""
 
-    __slots__ = ("_bytes_seen", "_last_change", "_owner", "exchange")
+    __slots__ = ("_bytes_seen", "_last_change", "_owner", "caller", "exchange")
 
     defers_head = False
 
     def __init__(self, connection: Http2Downstream) -> None:
         super().__init__()
         self._owner = connection
+        self.caller = connection.caller
         self.exchange: Exchange | None = None
         self._bytes_seen = 0
         self._last_change = 0.0
@@ -203,6 +205,7 @@ class Http2Downstream(asyncio.Protocol):
         "_loop",
         "_received_seen",
         "_receiving",
+        "caller",
         "engine",
         "leases_left",
         "listener",
@@ -216,9 +219,10 @@ class Http2Downstream(asyncio.Protocol):
 
     transport: ByteTransport
 
-    def __init__(self, listener: Listener, received: int, started_s: float) -> None:
+    def __init__(self, listener: Listener, received: int, started_s: float, caller: Caller | None = None) -> None:
         """``received`` and ``started_s`` of the connection as it was before its protocol was known."""
         self.listener = listener
+        self.caller = caller
         self.now = listener.now
         self.outcome: Outcome | None = None
         self.received = received

@@ -66,13 +66,17 @@ class OriginStream(Stream):
         head = exchange.head
         connection = self._owner
         connection.served += 1
-        rendered = request_block(head, self.endpoint.authority, connection.scheme)
+        caller = exchange.client.caller
+        rendered = request_block(head, self.endpoint.authority, connection.scheme, caller is not None)
         request_id = exchange.request_id
         if request_id is None:
             request_id = exchange.request_id = rendered.request_id or next_id()
         is_whole = head.body == NONE or head.body == 0
         self.wants_end = not is_whole
-        connection.engine.open(self, head.method, rendered.block, request_id_field(request_id), is_whole)
+        late = request_id_field(request_id)
+        if caller is not None:
+            late += caller.http2_field
+        connection.engine.open(self, head.method, rendered.block, late, is_whole)
 
     def send(self, data: bytes, last: bool) -> None:
         self.send_data(data, last)
