@@ -65,6 +65,7 @@ class Endpoint:
     cx_active: int = 0
     cx_connect_fail: int = 0
     rq_total: int = 0
+    rq_active: int = 0
     explain: bool = True
     """The next TLS handshake captures the peer's chain for a verdict."""
     last_verdict: Verdict | None = None
@@ -146,6 +147,13 @@ class Balancer:
                 endpoint.ejected_until = now + TRIAL_S
             return endpoint
         return self._panic(tried)
+
+    def pick_other(self, now: float, avoided: Collection[Endpoint]) -> Endpoint | None:
+        """As :meth:`pick`, one of ``avoided`` only where no other is available."""
+        for endpoint in self._endpoints.values():
+            if endpoint.ejected_until <= now and endpoint not in avoided:
+                return self.pick(now, avoided)
+        return self.pick(now)
 
     def _panic(self, tried: Collection[Endpoint]) -> Endpoint | None:
         untried = (endpoint for level in self._levels for endpoint in level if endpoint not in tried)

@@ -13,8 +13,9 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
+from random import Random
 from typing import Protocol, TypeVar
 
 from config.plan import ClusterPlan, DnsTarget, IpTarget, UnixTarget
@@ -24,6 +25,7 @@ from proxy.dialled import ClusterConnection
 from proxy.dnsquery import Address
 from proxy.http.access_log import AccessLog
 from proxy.http.deadlines import Deadlines
+from proxy.http.exchange import Exchange
 from proxy.http.h1_pool import Http1Pool
 from proxy.http.h2_pool import Http2Pool
 from proxy.outcome import Outcome
@@ -63,6 +65,7 @@ class Services:
     throttle: Throttle
     wall_clock: Callable[[], datetime]
     access_log: AccessLog | None = None
+    chance: Random = field(default_factory=Random)
 
     def close(self) -> None:
         self.names.close()
@@ -79,7 +82,9 @@ class Cluster:
         self.balancer = Balancer()
         self.connections: set[ClusterConnection] = set()
         self.http = self._new_pool()
-        self.deadlines = self._new_deadlines()
+        self.chance = services.chance
+        self.retries_active = 0
+        self._set_deadlines()
         self._services = services
         self._loop = asyncio.get_running_loop()
         self._now = self._loop.time
@@ -100,8 +105,8 @@ class Cluster:
             for endpoint in self.balancer:
                 endpoint.idle.clear()
             self.http = self._new_pool()
-        if plan.request_timeout_s != before.request_timeout_s:
-            self.deadlines = self._new_deadlines()
+        if _times_of_requests(plan) != _times_of_requests(before):
+            self._set_deadlines()
         self._watch_names()
         self._refresh_endpoints()
         self._schedule_sweep()
@@ -109,9 +114,12 @@ class Cluster:
     def _new_pool(self) -> Http1Pool | Http2Pool:
         return Http2Pool(self) if self.plan.speaks_http2 else Http1Pool(self)
 
-    def _new_deadlines(self) -> Deadlines | None:
+    def _set_deadlines(self) -> None:
         """The requests of before keep theirs."""
-        return Deadlines(self.plan.request_timeout_s) if self.plan.request_timeout_s else None
+        whole_s, try_s, stream_s = _times_of_requests(self.plan)
+        self.deadlines = Deadlines(whole_s, Exchange.time_out) if whole_s else None
+        self.try_deadlines = Deadlines(try_s, Exchange.try_timed_out) if try_s else None
+        self.stream_deadlines = Deadlines(stream_s, Exchange.lasted_too_long) if stream_s else None
 
     def close(self) -> None:
         """Stop watching names and time. Relays that still run end by themselves or by their listener."""
@@ -150,6 +158,10 @@ class Cluster:
         """Wait for names that were never resolved: the first connection may come before the first answer."""
         for watch in tuple(self._watches.values()):
             await watch.ready.wait()
+
+    def endpoint_for(self, exchange: Exchange) -> Endpoint | None:
+        """Where to send ``exchange`` again: to another endpoint than those that did not do, if there is one."""
+        return self.balancer.pick_other(self._now(), exchange.tried)
 
     # Connections
 
@@ -326,6 +338,13 @@ class Cluster:
                 if idleness.ticks >= IDLE_TICKS:
                     connection.idle_out()
         self._schedule_sweep()
+
+
+def _times_of_requests(plan: ClusterPlan) -> tuple[float, float, float]:
+    """(a request, an attempt, a stream). As in Envoy, an attempt has no time of its own that its request has not."""
+    whole_s, retry = plan.request_timeout_s, plan.retry
+    try_s = retry.per_try_timeout_s if retry is not None else 0.0
+    return whole_s, 0.0 if whole_s and try_s >= whole_s else try_s, plan.max_stream_duration_s
 
 
 def resolved_endpoints(plan: ClusterPlan, addresses: Mapping[str, Iterable[Address]]) -> Iterator[Endpoint]:

@@ -21,6 +21,7 @@ from config.resources.meshretry import (
     GRPC_CONDITIONS,
     HTTP_CONDITIONS,
     METHOD_PREFIX,
+    HttpRetries,
     Retries,
     RetryConf,
 )
@@ -141,9 +142,11 @@ def _retries(conf: RetryConf, protocol: Protocol) -> dict[str, Any]:
 
 
 def _retry_plan(retries: Retries, *, is_grpc: bool) -> RetryPlan | None:
-    """``None`` for no retries. Methods and statuses leave the default conditions in place, as in Kuma."""
+    """``None`` for no retries. Methods and statuses leave the default conditions in place, as in Kuma. Where only
+    requests with certain headers may be sent again, none is: to ignore the restriction would be the worse mistake.
+    """
     count = retries.num_retries if retries.num_retries is not None else RetryPlan().retries
-    if count == 0:
+    if count == 0 or (isinstance(retries, HttpRetries) and retries.retriable_request_headers):
         return None
     items = retries.retry_on or ()
     names = GRPC_CONDITIONS if is_grpc else HTTP_CONDITIONS

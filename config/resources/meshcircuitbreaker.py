@@ -154,7 +154,6 @@ class MeshCircuitBreaker(InboundPolicy):
     rules_shown_as: ClassVar[str] = "from"
     no_effect: ClassVar[Sequence[Path]] = (
         ("connectionLimits", "maxConnectionPools"),
-        ("connectionLimits", "maxRetries"),
         ("outlierDetection",),
     )
 

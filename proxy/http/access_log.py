@@ -159,7 +159,7 @@ def _values(listener: Listener, exchange: Exchange) -> dict[str, object]:
         "path": _string(head.path),
         "protocol": _protocol(head.version),
         "response_code": exchange.status,
-        "response_flags": exchange.outcome.flag,
+        "response_flags": exchange.flags,
         "bytes_received": exchange.received,
         "bytes_sent": exchange.sent,
         "duration": int((now - exchange.began_s) * 1000),

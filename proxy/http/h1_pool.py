@@ -10,7 +10,7 @@ now asked for on other terms: what was verified under old terms is not reused un
 
 from __future__ import annotations
 
-from collections import Counter, deque
+from collections import deque
 from typing import TYPE_CHECKING
 
 from proxy.balance import Endpoint
@@ -36,7 +36,7 @@ class Http1Pool:
     def lease(self, exchange: Exchange) -> None:
         """Find ``exchange`` a connection: at once, or when there is one, it is started; or it fails."""
         cluster = self.cluster
-        endpoint = cluster.balancer.pick(exchange.began_s)
+        endpoint = cluster.endpoint_for(exchange) if exchange.tried else cluster.balancer.pick(exchange.began_s)
         if endpoint is not None:
             idle = endpoint.idle
             while idle:
@@ -120,10 +120,6 @@ class Http1Pool:
         if self._waiting and len(self._waiting) > self._dialling:  # a place has become free
             self._dialling += 1
             spawn(self._dial(None), f"dial {self.cluster.plan.name}")
-
-    def active_requests(self) -> Counter[Endpoint]:
-        """How many requests each endpoint is working on."""
-        return Counter(connection.endpoint for connection in self._connections if connection.exchange is not None)
 
     def retire_outdated(self) -> None:
         """After a change of the plan or of a name's addresses."""

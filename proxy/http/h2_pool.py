@@ -10,7 +10,7 @@ endpoint has left the service, or when TLS is now asked for on other terms.
 
 from __future__ import annotations
 
-from collections import Counter, deque
+from collections import deque
 from typing import TYPE_CHECKING
 
 from proxy.balance import Endpoint
@@ -43,7 +43,8 @@ class Http2Pool:
         if exchange.head.upgrade is not None and asks_for_upgrade(exchange.head):
             exchange.fail(Outcome.UPGRADE_REFUSED)
             return
-        endpoint = self.cluster.balancer.pick(exchange.began_s)
+        cluster = self.cluster
+        endpoint = cluster.endpoint_for(exchange) if exchange.tried else cluster.balancer.pick(exchange.began_s)
         if endpoint is not None:
             idle = endpoint.idle
             while idle:
@@ -155,13 +156,6 @@ class Http2Pool:
         if self.waiting_count:  # a place has become free
             for endpoint in tuple(self._waiting):
                 self._dial_for(endpoint)
-
-    def active_requests(self) -> Counter[Endpoint]:
-        """How many requests each endpoint is working on."""
-        counts: Counter[Endpoint] = Counter()
-        for connection in self._connections:
-            counts[connection.endpoint] += len(connection.engine.streams)
-        return counts
 
     def retire_outdated(self) -> None:
         """After a change of the plan or of a name's addresses."""

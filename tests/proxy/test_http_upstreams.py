@@ -310,6 +310,7 @@ class Waiting:
 
     def __init__(self) -> None:
         self.began_s = 0.0
+        self.tried = ()
         self.over = False
         self.failed: Outcome | None = None
 
