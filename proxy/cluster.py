@@ -18,8 +18,8 @@ from datetime import datetime
 from random import Random
 from typing import Protocol, TypeVar
 
-from config.plan import ClusterPlan, DnsTarget, IpTarget, UnixTarget
-from proxy.balance import Balancer, Endpoint
+from config.plan import ClusterPlan, DnsTarget, HashPolicyPlan, IpTarget, UnixTarget
+from proxy.balance import Endpoint
 from proxy.dial import Dialer
 from proxy.dialled import ClusterConnection
 from proxy.dnsquery import Address
@@ -32,6 +32,7 @@ from proxy.outcome import Outcome
 from proxy.relay import Downstream, Upstream
 from proxy.resolver import NameWatch, ResolverPool
 from proxy.stats import ClusterStats
+from proxy.strategies import balancer_for, is_balanced_alike
 from proxy.throttle import Throttle
 from tls.handshake import Refused
 from tls.verdict import Cause, Phase, Verdict, classify, unresolved
@@ -79,7 +80,8 @@ class Cluster:
     def __init__(self, plan: ClusterPlan, services: Services) -> None:
         self.plan = plan
         self.stats = ClusterStats()
-        self.balancer = Balancer()
+        self.balancer = balancer_for(plan, services.chance)
+        self.hash_policies = self._hash_policies()
         self.connections: set[ClusterConnection] = set()
         self.http = self._new_pool()
         self.chance = services.chance
@@ -107,9 +109,18 @@ class Cluster:
             self.http = self._new_pool()
         if _times_of_requests(plan) != _times_of_requests(before):
             self._set_deadlines()
+        if is_balanced_alike(plan, before):
+            self.balancer.follow(plan.ejection)
+        else:
+            self.balancer = balancer_for(plan, self.chance, tuple(self.balancer))
+        self.hash_policies = self._hash_policies()
         self._watch_names()
         self._refresh_endpoints()
         self._schedule_sweep()
+
+    def _hash_policies(self) -> tuple[HashPolicyPlan, ...]:
+        """What of a request decides about its endpoint."""
+        return self.plan.hash_policies if self.balancer.is_sticky else ()
 
     def _new_pool(self) -> Http1Pool | Http2Pool:
         return Http2Pool(self) if self.plan.speaks_http2 else Http1Pool(self)
@@ -161,7 +172,7 @@ class Cluster:
 
     def endpoint_for(self, exchange: Exchange) -> Endpoint | None:
         """Where to send ``exchange`` again: to another endpoint than those that did not do, if there is one."""
-        return self.balancer.pick_other(self._now(), exchange.tried)
+        return self.balancer.pick_other(self._now(), exchange.tried, exchange.key)
 
     # Connections
 
@@ -183,8 +194,15 @@ class Cluster:
             log.warning("%s: %d connections: there may be no more", plan.name, plan.max_connections)
         return True
 
-    async def dial(self, make: Callable[[Endpoint], C], first: Endpoint | None = None) -> C | Outcome:
-        """A new connection to some endpoint, ``first`` before others; or why there is none."""
+    async def dial(
+        self,
+        make: Callable[[Endpoint], C],
+        first: Endpoint | None = None,
+        idle: Callable[[Endpoint], C | None] = lambda _endpoint: None,
+    ) -> C | Outcome:
+        """A new connection to some endpoint, ``first`` before others; or why there is none. ``idle``: one that exists,
+        which does where another endpoint failed before. Else each try of a dead endpoint would leave one more behind.
+        """
         plan, stats, balancer = self.plan, self.stats, self.balancer
         if not len(balancer):
             try:
@@ -198,6 +216,9 @@ class Cluster:
             endpoint, first = first or balancer.pick(self._now(), tried), None
             if endpoint is None:
                 break
+            existing = idle(endpoint) if tried else None
+            if existing is not None:
+                return existing
             tried.append(endpoint)
             result = await self._attempt(endpoint, make(endpoint))
             if not isinstance(result, Verdict):
@@ -260,8 +281,16 @@ class Cluster:
                 stats.ssl_connection_error += 1
         self._note(endpoint, verdict)
         if self.balancer.failed(endpoint, self._now()):
-            stats.lb_ejections_total += 1
-            log.warning("%s: %s ejected for a while: it keeps failing", self.plan.name, endpoint)
+            self._ejected(endpoint, "it keeps failing")
+
+    def answered(self, endpoint: Endpoint, status: int) -> None:
+        """Tell the balancer what became of a request, as :meth:`Balancer.answered` has it."""
+        if self.balancer.answered(endpoint, status, self._now()):
+            self._ejected(endpoint, "its responses are errors")
+
+    def _ejected(self, endpoint: Endpoint, why: str) -> None:
+        self.stats.lb_ejections_total += 1
+        log.warning("%s: %s ejected for a while: %s", self.plan.name, endpoint, why)
 
     def _note(self, endpoint: Endpoint, verdict: Verdict) -> None:
         """Keep the verdict, and say it: once per endpoint and cause in a while."""

@@ -26,6 +26,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Protocol
 
 from config.plan import Access
+from proxy.http.affinity import PeerName, key_of, with_cookies
 from proxy.http.headers import request_id_of
 from proxy.http.replies import REPLIES, RETRIED, grpc_reply, grpc_status_of, is_grpc, reply_fields
 from proxy.http.request_id import next_id
@@ -59,7 +60,8 @@ class Client(Protocol):
 
     @property
     def congested(self) -> bool: ...
-
+    @property
+    def peer(self) -> PeerName: ...
     def response_head(self, head: ResponseHead, elapsed_ms: int) -> None:
         """The final head, ``elapsed_ms`` after the request was sent on. May wait for the first data."""
 
@@ -134,14 +136,14 @@ class Origin(Protocol):
 class Exchange:
     """See the module. Created by a client for each request head, then :meth:`begin`. ``request_id``: the client's own,
     else one of ours, chosen at the first attempt. ``endpoint``: the one that it was sent to last. ``tried``: those that
-    did not do, where a policy has it sent again.
+    did not do, where a policy has it sent again. ``key``: a hash of what decides about its endpoint.
     """
 
     __slots__ = (
-        "_attempts", "_began_upstream_s", "_busy", "_client_ended", "_deadlines", "_held",
+        "_attempts", "_began_upstream_s", "_busy", "_client_ended", "_cookies", "_deadlines", "_held",
         "_held_bytes", "_retry", "_stream_deadlines", "_trailers", "_try_deadlines", "_tunnel", "began_s", "client",
-        "cluster", "endpoint", "head", "listener", "outcome", "over", "received", "request_ended", "request_id", "sent",
-        "status", "tried", "upstream", "upstream_time_s",
+        "cluster", "endpoint", "head", "key", "listener", "outcome", "over", "received", "request_ended", "request_id",
+        "sent", "status", "tried", "upstream", "upstream_time_s",
     )  # fmt: skip
 
     def __init__(self, client: Client, listener: Listener, head: RequestHead, now: float) -> None:
@@ -161,7 +163,9 @@ class Exchange:
         self.received = 0
         self.sent = 0
         self.tried: tuple[Endpoint, ...] = ()
+        self.key: int | None = None
         self._attempts = 0
+        self._cookies: tuple[bytes, ...] = ()
         self._busy: Endpoint | None = None  # it counts us among its requests
         self._retry: Retry | None = None
         self._try_deadlines: Deadlines | None = None
@@ -201,6 +205,8 @@ class Exchange:
                 self._start_the_clock(cluster.deadlines)
             if cluster.plan.retry is not None:
                 self._retry = retry_for(cluster, cluster.plan.retry, self.head)
+            if cluster.hash_policies:
+                self.key, self._cookies = key_of(cluster.hash_policies, self.head, self.client.peer)
             if queue is None:
                 cluster.http.lease(self)
             else:
@@ -377,6 +383,8 @@ class Exchange:
     def _give_up(self, outcome: Outcome, status: int, body: bytes, *, again: bool = False) -> None:
         """``again``: unless a policy has it tried once more."""
         self._drop_upstream()
+        if not self.status and outcome is Outcome.REQUEST_TIMEOUT:
+            self._blame(504)
         if again and self._tries_again(outcome):
             return
         if self.status and not self.client.retract_head():
@@ -388,6 +396,9 @@ class Exchange:
     # The response
 
     def response_head(self, head: ResponseHead) -> None:
+        busy, cluster = self._busy, self.cluster
+        if busy is not None and cluster is not None and (busy.ejections or cluster.balancer.judges_responses):
+            cluster.answered(busy, head.status)
         retry = self._retry
         if retry is not None:
             if retry.covers_response(head):
@@ -401,6 +412,8 @@ class Exchange:
             self._stop_the_try()  # a response that has begun may take all the time that the request has
         if self._held is not None:
             self._held = None  # it is not sent again
+        if self._cookies:
+            head = with_cookies(head, self._cookies)
         elapsed_s = self.upstream_time_s = self.listener.now() - self._began_upstream_s
         self.client.response_head(head, int(elapsed_s * 1000))
 
@@ -462,8 +475,15 @@ class Exchange:
             and (unprocessed or (upstream.reuses and upstream.is_untouched and self.head.method in IDEMPOTENT))
         )
 
+    def _blame(self, status: int) -> None:
+        """Tell the balancer of a request without a response, as if it had been ``status``."""
+        busy, cluster = self._busy, self.cluster
+        if busy is not None and cluster is not None and cluster.balancer.judges_responses:
+            cluster.answered(busy, status)
+
     def _upstream_gone(self, outcome: Outcome) -> None:
         self.upstream = None
+        self._blame(500)
         if self._tries_again(outcome):
             return
         if self.status == 0 or self.client.retract_head():

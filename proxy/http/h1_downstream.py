@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, cast
 
 from config.plan import Protocol
+from proxy.http.affinity import PeerName
 from proxy.http.exchange import Exchange
 from proxy.http.h2_downstream import Http2Downstream
 from proxy.http.headers import rendered_response, rendered_switch
@@ -175,6 +176,10 @@ class Http1Downstream(asyncio.Protocol):
         if not self._reader.pending and not self._closing:
             self._reading_paused = False
             self.transport.resume_reading()
+
+    @property
+    def peer(self) -> PeerName:
+        return cast("PeerName", self.transport.get_extra_info("peername"))
 
     # Requests
 

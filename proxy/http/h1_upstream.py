@@ -35,8 +35,8 @@ class Http1Upstream(ClusterConnection):
 
     __slots__ = (
         "_abandoned", "_congested", "_finished", "_keep", "_pool", "_reader", "_received_before", "_trailers",
-        "_tunnel", "connected", "ended", "endpoint", "exchange", "failure", "idleness", "opened_s", "policy",
-        "received", "retired", "sent_bytes", "served", "transport", "wants_end",
+        "_tunnel", "age_timer", "connected", "ended", "endpoint", "exchange", "failure", "idleness", "opened_s",
+        "policy", "received", "retired", "sent_bytes", "served", "transport", "wants_end",
     )  # fmt: skip
 
     transport: ByteTransport
@@ -54,6 +54,7 @@ class Http1Upstream(ClusterConnection):
         self._received_before = 0
         self._trailers: list[Field] | None = None
         self._tunnel = False
+        self.age_timer: asyncio.TimerHandle | None = None
         self.connected = False
         self.ended = False
         self.retired = False

@@ -14,6 +14,7 @@ from collections import deque
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, cast
 
+from proxy.http.affinity import PeerName
 from proxy.http.exchange import Exchange
 from proxy.http.headers import late_fields, response_block
 from proxy.http.replies import reply_fields
@@ -109,6 +110,10 @@ class ClientStream(Stream):
     @property
     def congested(self) -> bool:
         return self.queued > 0
+
+    @property
+    def peer(self) -> PeerName:
+        return cast("PeerName", self._owner.transport.get_extra_info("peername"))
 
     def response_head(self, head: ResponseHead, elapsed_ms: int) -> None:
         rendered = response_block(head)

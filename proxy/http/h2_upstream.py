@@ -163,9 +163,9 @@ class Http2Upstream(ClusterConnection):
     """
 
     __slots__ = (
-        "_abandoned", "_flush_due", "_loop", "_receiving", "_refill", "broken", "connected", "deferred", "ended",
-        "endpoint", "engine", "failure", "idleness", "is_pooled", "lost", "opened_s", "policy", "pool", "received",
-        "retired", "scheme", "sent_bytes", "served", "speaks_grpc", "transport",
+        "_abandoned", "_flush_due", "_loop", "_receiving", "_refill", "age_timer", "broken", "connected", "deferred",
+        "ended", "endpoint", "engine", "failure", "idleness", "is_pooled", "lost", "opened_s", "policy", "pool",
+        "received", "retired", "scheme", "sent_bytes", "served", "speaks_grpc", "transport",
     )  # fmt: skip
 
     transport: ByteTransport
@@ -188,6 +188,7 @@ class Http2Upstream(ClusterConnection):
         self.ended = False
         self.is_pooled = False
         self.retired = False
+        self.age_timer: asyncio.TimerHandle | None = None
         self.broken: BadMessage | None = None
         self.lost: Outcome | None = None
         self.failure: Exception | None = None

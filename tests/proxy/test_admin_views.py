@@ -12,9 +12,8 @@ from html.parser import HTMLParser
 
 import pytest
 
-from config.plan import Direction, EndpointPlan, IdentityPlan, UnixTarget
+from config.plan import Direction, EjectionPlan, EndpointPlan, IdentityPlan, UnixTarget
 from proxy.admin import dump, page
-from proxy.balance import FAILURES_TO_EJECT
 from proxy.cluster import Cluster
 from tests.kit.ca import EXPIRED, Authority
 from tests.proxy.admin_world import (
@@ -37,7 +36,7 @@ from tls.verdict import Cause, Verdict
 def eject(one: Cluster) -> None:
     now_s = asyncio.get_running_loop().time()
     (endpoint,) = one.balancer
-    for _ in range(FAILURES_TO_EJECT):
+    for _ in range(EjectionPlan().failures):
         one.balancer.failed(endpoint, now_s)
 
 
