@@ -213,7 +213,7 @@ class Exchange:
                 queue.append(self)
 
     def lease(self) -> None:
-        """Ask for a connection, after having waited in a queue."""
+        """Ask for a connection, after having waited: in a queue, or for another try."""
         if not self.over:
             assert self.cluster is not None
             self.cluster.http.lease(self)
@@ -304,12 +304,8 @@ class Exchange:
         if self._busy is not None and self._busy not in self.tried:
             self.tried = (*self.tried, self._busy)
         self._end_attempt()
-        retry.wait(self._lease_another)
+        retry.wait(self.lease)
         return True
-
-    def _lease_another(self) -> None:
-        assert self.cluster is not None
-        self.cluster.http.lease(self)
 
     def try_timed_out(self) -> None:
         """An attempt had its time, while the request may have some left."""
