@@ -171,8 +171,8 @@ class ClusterPlan:
     retry: RetryPlan | None = None
     load_balancer: LoadBalancer = LoadBalancer.ROUND_ROBIN
     least_request_choices: int = 2
-    min_ring_size: int = 1024
-    max_ring_size: int = 8_000_000
+    ring_sizes: tuple[int, int] = (1024, 8_000_000)
+    """Entries, at least and at most."""
     maglev_table_size: int = 65_537
     hash_policies: tuple[HashPolicyPlan, ...] = ()
 

@@ -175,7 +175,7 @@ def balancer_for(plan: ClusterPlan, chance: Random, endpoints: Iterable[Endpoint
             load_of = attrgetter("cx_active" if plan.protocol is Protocol.TCP else "rq_active")
             return LeastRequest(endpoints, rules, chance, plan.least_request_choices, load_of)
         case LoadBalancer.RING_HASH:
-            return RingHash(endpoints, rules, chance, plan.min_ring_size, plan.max_ring_size)
+            return RingHash(endpoints, rules, chance, *plan.ring_sizes)
         case LoadBalancer.MAGLEV:
             return Maglev(endpoints, rules, chance, plan.maglev_table_size)
         case LoadBalancer.ROUND_ROBIN:
@@ -189,5 +189,4 @@ def is_balanced_alike(one: ClusterPlan, other: ClusterPlan) -> bool:
 
 def _terms(plan: ClusterPlan) -> tuple[object, ...]:
     is_tcp = plan.protocol is Protocol.TCP
-    sizes = plan.min_ring_size, plan.max_ring_size, plan.maglev_table_size
-    return plan.load_balancer, is_tcp, plan.least_request_choices, sizes
+    return plan.load_balancer, is_tcp, plan.least_request_choices, plan.ring_sizes, plan.maglev_table_size

@@ -13,6 +13,7 @@ from config.plan import ClusterPlan, EjectionPlan, HashPolicyPlan, HashSource, L
 from config.policies.selection import Terms
 from config.resources.meshcircuitbreaker import CircuitBreakerConf, Consecutive, OutlierDetection
 from config.resources.meshloadbalancingstrategy import (
+    MAX_RING_SIZE,
     HashPolicy,
     LoadBalancerConf,
     LoadBalancingConf,
@@ -36,6 +37,7 @@ CONSECUTIVE_FAILURES = 5
 FIRST_EJECTION_S = 30.0
 LONGEST_EJECTION_S = 300.0
 EJECTED_PERCENT = 10
+MIN_RING_SIZE = 1024
 RETRY_HTTP = frozenset(["gateway-error", "connect-failure", "refused-stream"])
 RETRY_GRPC = frozenset(
     [
@@ -195,10 +197,8 @@ def _balancing(conf: LoadBalancingConf) -> dict[str, Any]:
         if balancer.least_request is not None:
             fields["least_request_choices"] = balancer.least_request.choice_count
         ring, maglev = balancer.ring_hash, balancer.maglev
-        if ring is not None and ring.min_ring_size is not None:
-            fields["min_ring_size"] = ring.min_ring_size
-        if ring is not None and ring.max_ring_size is not None:
-            fields["max_ring_size"] = ring.max_ring_size
+        if ring is not None:
+            fields["ring_sizes"] = ring.min_ring_size or MIN_RING_SIZE, ring.max_ring_size or MAX_RING_SIZE
         if maglev is not None and maglev.table_size is not None:
             fields["maglev_table_size"] = maglev.table_size
     policies = conf.hash_policies

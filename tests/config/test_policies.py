@@ -504,6 +504,23 @@ def test_load_balancing(world: World) -> None:
         assert cluster.hash_policies == policies
 
 
+def test_sizes_of_rings_and_tables(world: World) -> None:
+    for balancer, expected in (
+        ({"type": "RingHash"}, ((1024, 8_000_000), 65_537)),
+        ({"type": "RingHash", "ringHash": {"minRingSize": 7}}, ((7, 8_000_000), 65_537)),
+        ({"type": "RingHash", "ringHash": {"minRingSize": 7, "maxRingSize": 9}}, ((7, 9), 65_537)),
+        ({"type": "Maglev", "maglev": {"tableSize": 7}}, ((1024, 8_000_000), 7)),
+    ):
+        world.write("p", policy("p", (MESH, {"loadBalancer": balancer}), kind="MeshLoadBalancingStrategy"))
+        cluster = world.cluster()
+        assert (cluster.ring_sizes, cluster.maglev_table_size) == expected
+
+
+def test_nothing_is_sent_again_where_only_some_requests_may_be(world: World) -> None:
+    conf = {"numRetries": 2, "retriableRequestHeaders": [{"name": "x-a", "type": "Present"}]}
+    assert retry_plan(world, "http", {"http": conf}) is None
+
+
 def test_kinds_do_not_disturb_each_other(world: World) -> None:
     world.write(
         "p",

@@ -8,6 +8,7 @@ from collections import Counter
 from dataclasses import replace
 from itertools import product
 from random import Random
+from typing import Any
 
 import pytest
 
@@ -22,8 +23,8 @@ OTHERS = [kind for kind in LoadBalancer if kind is not LoadBalancer.ROUND_ROBIN]
 STICKY = [LoadBalancer.RING_HASH, LoadBalancer.MAGLEV]
 
 
-def balancer(kind: LoadBalancer, *endpoints: Endpoint, **more: int) -> Balancer:
-    return balancer_for(replace(PLAN, load_balancer=kind, **more), Random(7), endpoints)  # type: ignore[arg-type]
+def balancer(kind: LoadBalancer, *endpoints: Endpoint, **more: Any) -> Balancer:
+    return balancer_for(replace(PLAN, load_balancer=kind, **more), Random(7), endpoints)
 
 
 def keys(count: int) -> list[int]:
@@ -191,10 +192,10 @@ def test_a_table_is_maglevs() -> None:
 
 def test_sizes_are_bounded() -> None:
     many = [endpoint(n) for n in range(3)]
-    ring = balancer(LoadBalancer.RING_HASH, *many, min_ring_size=8_000_000)
+    ring = balancer(LoadBalancer.RING_HASH, *many, ring_sizes=(8_000_000, 8_000_000))
     assert isinstance(ring, RingHash)
     assert MAX_RING_SIZE - 3 < len(ring._tables[0].owners) <= MAX_RING_SIZE
-    small = balancer(LoadBalancer.RING_HASH, *many, min_ring_size=2, max_ring_size=2)
+    small = balancer(LoadBalancer.RING_HASH, *many, ring_sizes=(2, 2))
     assert isinstance(small, RingHash)
     assert len(small._tables[0].owners) == 3, "one for each"
     assert {small.pick(0.0, (), key) for key in keys(100)} == set(many)
