@@ -15,7 +15,7 @@ from bench import load
 from bench.load import Load
 from bench.origin import MESSAGE
 from bench.peers import Service, Speaks
-from bench.process import MeasurementError, cpu_seconds, free_port, resident_bytes, tree
+from bench.process import MeasurementError, cpu_seconds, free_port, resident_bytes
 from bench.results import Better, Metric, Values
 from bench.world import CannotDoError, World
 
@@ -80,8 +80,6 @@ def closed_loop(service: str, run: Callable[[int, World], Load], workers: int = 
         port = world.warm_up(subject, service)
         if subject.pid is None:
             return {"rate": run(port, world).rate}
-        if workers > 1 and name == "koguma" and len(tree(subject.pid)) <= workers:
-            raise CannotDoError("--concurrency has no effect in this version")
         before = cpu_seconds(subject.pid)
         done = run(port, world)
         return {"rate": done.rate, "cpu": (cpu_seconds(subject.pid) - before) / done.count}
