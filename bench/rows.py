@@ -21,7 +21,11 @@ from bench.world import CannotDoError, World
 
 Measure = Callable[[World, str], Values]
 
-REQUESTS = (Metric("rate", "req/s", Better.MORE), Metric("cpu", "CPU µs/req", Better.LESS, 1e6))
+REQUESTS = (
+    Metric("rate", "req/s", Better.MORE),
+    Metric("cpu", "CPU µs/req", Better.LESS, 1e6),
+    Metric("failed", "requests that failed", Better.NEITHER),
+)
 MESSAGES = (Metric("rate", "messages/s", Better.MORE), Metric("cpu", "CPU µs/message", Better.LESS, 1e6))
 CONNECTS = (Metric("rate", "connections/s", Better.MORE), Metric("cpu", "CPU µs/connection", Better.LESS, 1e6))
 BULK = (Metric("rate", "GB/s", Better.MORE, 1e-9), Metric("cpu", "CPU s/GB", Better.LESS, 1e9))
@@ -82,7 +86,8 @@ def closed_loop(service: str, run: Callable[[int, World], Load], workers: int = 
             return {"rate": run(port, world).rate}
         before = cpu_seconds(subject.pid)
         done = run(port, world)
-        return {"rate": done.rate, "cpu": (cpu_seconds(subject.pid) - before) / done.count}
+        values = {"rate": done.rate, "cpu": (cpu_seconds(subject.pid) - before) / done.count}
+        return values | ({"failed": done.failed} if done.failed else {})
 
     return measure
 
@@ -294,7 +299,7 @@ ROWS: tuple[Row, ...] = (
     *_pair("TCP bulk", "TCP", BULK, "tcp", sink, "plain tls"),
     *_pair("HTTP/1.1 small", "HTTP/1.1", REQUESTS, "http", wrk("/small"), "plain tls"),
     *_pair("HTTP/1.1 16 KiB", "HTTP/1.1", REQUESTS, "http", wrk("/16k")),
-    *_pair("HTTP/1.1 bulk", "HTTP/1.1", BULK, "http", sink, "plain"),
+    *_pair("HTTP/1.1 bulk", "HTTP/1.1", BULK, "http", sink),
     *_pair("HTTP/2 small", "HTTP/2", REQUESTS, "http2", h2load("/small"), "plain"),
     *_pair("HTTP/2 4 KiB", "HTTP/2", REQUESTS, "http2", h2load("/4k")),
     *_pair("HTTP/2 1 MiB", "HTTP/2", BULK, "http2", h2load_bytes("/1m", 1 << 20)),
