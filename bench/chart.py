@@ -15,7 +15,7 @@ from bench.results import Better, Metric, Outcome
 
 WIDTH, LEFT, RIGHT = 760, 110, 190
 BAR, GAP, BLOCK_HEAD, BLOCK_FOOT, MARGIN = 16, 4, 26, 12, 14
-COLOURS = ("#c2410c", "#4b5563", "#94a3b8", "#cbd5e1", "#e2e8f0", "#d6d3d1", "#e7e5e4")
+COLOURS = ("#c2410c", "#4b5563", "#64748b", "#94a3b8", "#b6c2d1", "#cbd5e1", "#d6d3d1")
 """The first is Koguma's; the others stand back."""
 STYLE = (
     "text{font-family:system-ui,sans-serif;font-size:12px;fill:#1f2937}"

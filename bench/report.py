@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from itertools import groupby
@@ -60,12 +61,13 @@ def _preamble(run: Run) -> Iterator[str]:
 def _goals(judgements: Sequence[Judgement]) -> Iterator[str]:
     if not judgements:
         return
-    missed = sum(judgement.verdict == "missed" for judgement in judgements)
-    wanted = sum(judgement.verdict == "wanted" for judgement in judgements)
+    count = Counter(judgement.verdict for judgement in judgements)
     yield "## Goals"
     yield ""
-    met = len(judgements) - missed
-    yield f"Of {len(judgements)} goals {met} are met, {wanted} of them as far as we want; {missed} are missed."
+    yield (
+        f"{count['missed']} missed, {count['met']} met, {count['wanted']} as far as we want; of what we want only,"
+        f" {count['not yet']} are not reached yet."
+    )
     yield ""
     yield "| row | what | measured | at least | want | |"
     yield "| --- | --- | --- | --- | --- | --- |"
@@ -79,8 +81,8 @@ def _goals(judgements: Sequence[Judgement]) -> Iterator[str]:
         yield f"| {judgement.row} | {what} | {measured} | {' | '.join(bounds)} | {verdict} |"
 
 
-def _bound(value: float, better: Better, unit: str) -> str:
-    if value in (0.0, float("inf")):
+def _bound(value: float | None, better: Better, unit: str) -> str:
+    if value is None:
         return ""
     return f"{'≥' if better is Better.MORE else '≤'} {value:g} {unit}"
 

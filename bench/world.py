@@ -107,7 +107,8 @@ class World:
         peer = self.peers[name](folder, services, self.origin.ca_file, workers, free_port())
         command = peer.configure()
         if workers == 1:
-            self.commands.setdefault(name, " ".join(command).replace(str(folder), "."))
+            words = [Path(command[0]).name, *command[1:]]
+            self.commands.setdefault(name, " ".join(words).replace(str(folder), "."))
         ports = [(service.port, service.address) for service in peer.services.values()]
         ready = is_ready or (lambda: all(accepts(*port) for port in ports))
         with running(command, cores or self.cores.proxy, ready, peer.log_file(), within_s=within_s) as process:

@@ -5,9 +5,10 @@ from __future__ import annotations
 from bench.peers.envoy import Envoy
 from bench.peers.haproxy import HAProxy
 from bench.peers.koguma import Koguma
+from bench.peers.mitmproxy import Mitmproxy
 from bench.peers.nginx import Nginx
 from bench.peers.peer import Peer, Service, Speaks
 
-PEERS: dict[str, type[Peer]] = {peer.name: peer for peer in (Koguma, Envoy, HAProxy, Nginx)}
+PEERS: dict[str, type[Peer]] = {peer.name: peer for peer in (Koguma, Envoy, HAProxy, Nginx, Mitmproxy)}
 
 __all__ = ["PEERS", "Envoy", "Peer", "Service", "Speaks"]

@@ -67,8 +67,11 @@ class Peer(ABC):
         """Writes its configuration and returns the command to run."""
 
     @abstractmethod
-    def prepare(self, service: Service) -> Callable[[], None]:
-        """What puts a service's new origin into force, in the quickest way that it offers, while it runs as ``pid``."""
+    def prepare(self, service: Service) -> Callable[[], None] | None:
+        """What puts a service's new origin into force, in the quickest way that it offers, while it runs as ``pid``.
+
+        ``None`` where only a restart does.
+        """
 
     pid: int = 0
     """Once it runs."""

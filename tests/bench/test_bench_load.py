@@ -22,6 +22,10 @@ def test_h2load() -> None:
     assert parse_h2load(samples.H2LOAD) == Load(41565, 1.01)
 
 
+def test_h2load_with_a_failure_in_a_thousand() -> None:
+    assert parse_h2load(samples.H2LOAD_FEW_FAILED) == Load(41565, 1.01, failed=2)
+
+
 @pytest.mark.parametrize("text", [samples.WRK_ERRORS, samples.WRK_503, samples.WRK_NOTHING, "unable to connect", ""])
 def test_wrk_with_errors(text: str) -> None:
     with pytest.raises(MeasurementError):

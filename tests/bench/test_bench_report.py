@@ -91,6 +91,15 @@ def test_goals(rate: float, verdict: str) -> None:
     )
 
 
+@pytest.mark.parametrize(("rate", "verdict"), [(80.0, "wanted"), (79.0, "not yet")])
+def test_what_is_wanted_only_cannot_be_missed(rate: float, verdict: str) -> None:
+    one = outcome([rate], [])
+    one.runs["haproxy"] = [{"rate": 100.0}]
+    (judgement,) = judge([one])
+    assert (judgement.goal.at_least, judgement.verdict) == (None, verdict)
+    assert verdict in markdown(RUN, [one], {})
+
+
 def test_goal_of_two_workers() -> None:
     one, two = outcome([100], []), outcome([180], [], "HTTP/1.1 small, two workers", "Workers")
     (judgement,) = judge([one, two])
