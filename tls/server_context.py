@@ -22,12 +22,16 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from tls.acceptance import Acceptance
 from tls.bundles import TrustBundles
-from tls.context import LEGACY_CIPHERS, MODERN_CIPHERS
+from tls.context import LEGACY_CIPHERS
 from tls.key_pair import load_key_pair
 from tls.material import MaterialError
 from tls.names import read_names
 from tls.presented import can_observe, observe
 from tls.svid import SvidJudge
+
+AUTHENTICATED_CIPHERS = "@SECLEVEL=2:ECDHE+AESGCM:ECDHE+CHACHA20"
+"""For TLS 1.2, Kuma's own six: forward secrecy and authenticated encryption. Peers of a mesh are not old, and suites in
+CBC mode have been open to timing (Lucky 13)."""
 
 MAX_SERVER_CONTEXTS = 64
 """Distinct settings whose contexts are kept: inbounds differ in little, and a rotation doubles them for a while."""
@@ -124,4 +128,4 @@ def _build(acceptance: Acceptance) -> ssl.SSLContext:
 def _ciphers(acceptance: Acceptance) -> str:
     if acceptance.ciphers:
         return ":".join(("@SECLEVEL=2", *acceptance.ciphers))
-    return LEGACY_CIPHERS if acceptance.min_version < ssl.TLSVersion.TLSv1_2 else MODERN_CIPHERS
+    return LEGACY_CIPHERS if acceptance.min_version < ssl.TLSVersion.TLSv1_2 else AUTHENTICATED_CIPHERS

@@ -134,6 +134,7 @@ ISSUING = CA_2.intermediate("Issuing")
         pytest.param(ISSUING.leaf("spiffe://zone-2/workload/shop"), (), True, id="intermediate"),
         pytest.param(SHOP, ("-tls1_1", "-cipher", "ALL:@SECLEVEL=0"), False, id="1.1"),
         pytest.param(SHOP, ("-tls1_2", "-cipher", "AES128-SHA"), False, id="no forward secrecy"),
+        pytest.param(SHOP, ("-tls1_2", "-cipher", "ECDHE-ECDSA-AES128-SHA256"), False, id="CBC"),
         pytest.param(None, ("-tls1_3",), False, id="no certificate, 1.3"),
         pytest.param(None, ("-tls1_2",), False, id="no certificate, 1.2"),
         pytest.param(CA_1.leaf("spiffe://zone-2/workload/shop"), (), False, id="wrong domain"),
@@ -165,7 +166,7 @@ TOLERATED = {"OK", "INFO"}
 EXPECTED_FINDINGS = {
     "cert_trust", "cert_chain_of_trust", "cert_subjectAltName", "cert_commonName", "cert_validityPeriod",
     "cert_expirationStatus", "cert_crlDistributionPoints", "cert_ocspURL", "cert_revocation", "overall_grade",
-    "engine_problem", "scanTime",
+    "engine_problem", "scanTime", "secure_client_renego", "BREACH",
 }  # fmt: skip
 """What testssl.sh holds against any certificate of a mesh, being made for public web servers, and against itself."""
 
