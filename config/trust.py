@@ -1,5 +1,5 @@
-"""What a Dataplane's inbounds demand, and the services behind a zone egress: from MeshTrusts, MeshIdentities, MeshTLS and
-MeshTrafficPermissions.
+"""What a Dataplane's inbounds demand, and the services behind a zone egress: from MeshTrusts, MeshIdentities, MeshTLS
+and MeshTrafficPermissions.
 
 It fails closed. An inbound is plaintext only where no MeshIdentity means the Dataplane, or the one that does has no
 provider (Kuma's "SpiffeID only" mode); a warning says so. Where an identity is meant and cannot be had, or where a
