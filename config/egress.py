@@ -152,6 +152,7 @@ def _routes(
             access=ward.access,
             acceptance=acceptances[cluster.protocol],
             permissions=permissions.of(names),
+            bind_to_port=False,
             door=door_name,
             server_names=free,
         )

@@ -195,6 +195,8 @@ class Settings:
     admin_port: int | None = None
     partial: bool = False
     """The set may be a part of the real one (``validate``): what is missing from it is a warning."""
+    is_egress: bool = False
+    """The proxy has to be a zone egress, whatever else it is."""
     vips: bool | None = None
     """Listen on the services' virtual IPs; ``None``: where the Dataplane is in transparent proxying mode."""
     pools: tuple[Network, ...] = parse_pools(DEFAULT_CIDR)
@@ -459,6 +461,9 @@ class Planner:
         """Take the proxy, a Dataplane or a ZoneEgress, if it is good; else the one before stays."""
         problems = [*loaded.problems, *(p for d in loaded.documents for p in d.problems)]
         fresh = [document for document in loaded.documents if isinstance(document.resource, Dataplane | ZoneEgress)]
+        if fresh and self._settings.is_egress and not _is_egress(fresh[0]):
+            text = "--proxy-type egress: a ZoneEgress is needed, or a Dataplane with a listener of type ZoneEgress"
+            problems.append(fresh[0].problem("networking", text))
         if fresh and not any(problem.is_error for problem in problems):
             self._proxy = fresh[0]
         return problems
@@ -657,6 +662,11 @@ class Planner:
     def services(self) -> Iterator[ClusterPlan]:
         """Every service that compiles or once did, whether an outbound leads to it or not."""
         return (self._on_terms(key).plan for key in self._services)
+
+
+def _is_egress(document: Document) -> bool:
+    proxy = document.resource
+    return isinstance(proxy, ZoneEgress) or (isinstance(proxy, Dataplane) and any(True for _ in doors(proxy)))
 
 
 def _zone_of(proxy: Dataplane | ZoneEgress) -> str:

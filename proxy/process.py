@@ -151,6 +151,7 @@ class Process:
             leases=self._read_leases(),
             extensions=self._extensions,
             identity_dir=options.vips.state_dir,
+            is_egress=options.proxy_type == "egress",
         )
         return Planner(settings)
 

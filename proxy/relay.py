@@ -30,6 +30,7 @@ from typing import TYPE_CHECKING, Protocol, cast
 from proxy.dialled import ClusterConnection, Idleness
 from proxy.outcome import Outcome
 from proxy.tasks import spawn
+from proxy.tls_stream import PEER_IDENTITY
 from tls.handshake import Refused
 
 if TYPE_CHECKING:
@@ -60,6 +61,11 @@ def reset(transport: ByteTransport) -> None:
     if sock is not None and not transport.is_closing() and sock.family != socket.AF_UNIX:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER_RESET)
     transport.abort()
+
+
+def peer_of(transport: ByteTransport) -> str | None:
+    """The verified SPIFFE ID of the client, where it has one."""
+    return cast("str | None", transport.get_extra_info(PEER_IDENTITY))
 
 
 class Side(asyncio.Protocol):
@@ -220,6 +226,11 @@ class Downstream(Side):
         if self.ended:
             upstream.transport.write_eof()
         return True
+
+    @property
+    def peer(self) -> str | None:
+        """The verified SPIFFE ID of the client, where it has one."""
+        return peer_of(self.transport)
 
     @property
     def sent(self) -> int:

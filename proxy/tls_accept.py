@@ -20,13 +20,16 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, cast
 
+from config.plan import Protocol
+from proxy.peer_counts import DENIED
+from proxy.relay import Downstream
 from proxy.tls_stream import TlsStream
 from tls import inbound_verdict
 from tls.acceptance import Acceptance, InboundMode
 from tls.cause import Cause
 from tls.client_hello import Traffic, sniff
 from tls.material import MaterialError
-from tls.permissions import Decision
+from tls.permissions import Decision, Judgement
 from tls.server_context import server_context
 from tls.server_handshake import Accepted, ServerHandshake
 from tls.verdict import Refused, Verdict
@@ -115,38 +118,46 @@ class TlsAcceptor(asyncio.Protocol):
         stats.ssl_handshake += 1
         stats.ssl_session_reused += accepted.resumed
         permissions = listener.plan.permissions
+        is_denied = False
         if permissions is not None:
-            decision = permissions.decide(str(accepted.peer.id))
-            self._account(decision, accepted)
-            if not decision.passes:
+            judgement = permissions.judge(str(accepted.peer.id))
+            self._account(judgement, accepted)
+            is_denied = not judgement.passes
+            if is_denied and listener.plan.protocol is Protocol.TCP:
                 stream = TlsStream(raw, accepted, asyncio.Protocol(), self._now)
                 raw.set_protocol(stream)
                 self._end()
                 stream.close()
                 return
         connection = listener.connection()
+        if is_denied and not isinstance(connection, Downstream):
+            connection.forbidden = True  # it is told so, with 403
         stream = TlsStream(raw, accepted, connection, self._now)
         raw.set_protocol(stream)
         self._end()
         connection.connection_made(stream)
         stream.deliver_pending()
 
-    def _account(self, decision: Decision, accepted: Accepted) -> None:
-        stats = self._listener.stats
+    def _account(self, judgement: Judgement, accepted: Accepted) -> None:
+        listener, peer, decision = self._listener, str(accepted.peer.id), judgement.decision
+        stats = listener.stats
         match decision:
             case Decision.ALLOW:
                 stats.rbac_allowed += 1
                 return
             case Decision.SHADOW_DENY:
                 stats.rbac_shadow_denied += 1
-                said = "would be denied by a MeshTrafficPermission (allowWithShadowDeny)"
+                said = f"passes, and would be denied otherwise: {judgement.why}"
             case Decision.DENY:
                 stats.rbac_denied += 1
-                said = "is denied: no MeshTrafficPermission allows it, or one denies it"
-        name = self._listener.plan.name
-        if self._listener.may_say(f"{decision} {name} {accepted.peer.id}"):
-            event = {"event": f"peer_{decision}", "listener": name, "peer": str(accepted.peer.id)}
-            log.warning("%s: %s %s", name, accepted.peer.id, said, extra=event)
+                said = f"is denied: {judgement.why}"
+                if listener.peer_counts is not None:
+                    listener.peer_counts.count(peer, DENIED)
+        name = listener.plan.name
+        if listener.may_say(f"{decision} {name} {peer}"):
+            rule = judgement.match.source if judgement.match is not None else None
+            event = {"event": f"peer_{decision}", "listener": name, "peer": peer, "rule": rule}
+            log.warning("%s: %s %s", name, peer, said, extra=event)
 
     def _pass_through(self, *, is_opaque: bool) -> None:
         """Without mTLS, as a permissive inbound may."""

@@ -219,7 +219,7 @@ def _koguma(context: AdminContext) -> Row:
 
 def _listener_manager(context: AdminContext) -> Row:
     runtime = context.runtime
-    listening = sum(listener.listening for listener in runtime.listeners.values())
+    listening = sum(one.listening and one.plan.bind_to_port for one in runtime.listeners.values())
     return Row(
         "",
         {"listener_create_failure": len(runtime.failed)},

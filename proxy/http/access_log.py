@@ -27,6 +27,7 @@ from proxy.wire import Field
 if TYPE_CHECKING:
     from proxy.http.exchange import Exchange
     from proxy.listener import Listener
+    from proxy.relay import Downstream
 
 log = logging.getLogger("koguma.access_log")
 
@@ -71,6 +72,10 @@ class AccessLog:
     def exchange(self, listener: Listener, exchange: Exchange) -> None:
         """Log an exchange that has ended."""
         self._add(_values(listener, exchange))
+
+    def connection(self, listener: Listener, connection: Downstream) -> None:
+        """Log a relayed connection that has ended."""
+        self._add(_connection(listener, connection))
 
     def refusal(self, listener: Listener, status: int, version: tuple[int, int]) -> None:
         """Log what was refused before it was a request that could be told apart."""
@@ -170,6 +175,33 @@ def _values(listener: Listener, exchange: Exchange) -> dict[str, object]:
         "upstream_host": exchange.endpoint.where if exchange.endpoint is not None else None,
         "upstream_cluster": listener.plan.cluster,
         "outcome": exchange.outcome.word if exchange.outcome is not Outcome.COMPLETED else None,
+        "peer": exchange.client.peer,
+    }
+
+
+def _connection(listener: Listener, connection: Downstream) -> dict[str, object]:
+    """As :func:`_values`, of bytes without requests."""
+    duration_s = listener.now() - connection.started_s
+    outcome, upstream = connection.outcome, connection.upstream
+    return {
+        "start_time": _time(datetime.now(UTC).timestamp() - duration_s),
+        "method": None,
+        "path": None,
+        "protocol": None,
+        "response_code": 0,
+        "response_flags": outcome.flag if outcome is not None else None,
+        "bytes_received": connection.received,
+        "bytes_sent": connection.sent,
+        "duration": int(duration_s * 1000),
+        "upstream_service_time": None,
+        "x_forwarded_for": None,
+        "user_agent": None,
+        "request_id": None,
+        "authority": None,
+        "upstream_host": upstream.endpoint.where if upstream is not None else None,
+        "upstream_cluster": listener.plan.cluster,
+        "outcome": outcome.word if outcome is not None and outcome is not Outcome.COMPLETED else None,
+        "peer": connection.peer,
     }
 
 
@@ -193,6 +225,7 @@ def _refusal(listener: Listener, status: int, version: tuple[int, int]) -> dict[
         "upstream_host": None,
         "upstream_cluster": listener.plan.cluster,
         "outcome": Outcome.REQUEST_REFUSED.word,
+        "peer": None,
     }
 
 
@@ -205,12 +238,12 @@ def _protocol(version: tuple[int, int]) -> str:
 
 
 def _text(values: dict[str, object]) -> str:
-    """Envoy's default line."""
+    """Envoy's default line, and behind it who the client is, where that was verified."""
     safe = {name: "-" if value is None else str(value).translate(_ESCAPES) for name, value in values.items()}
     return (
         '[{start_time}] "{method} {path} {protocol}" {response_code} {response_flags} {bytes_received} {bytes_sent} '
         '{duration} {upstream_service_time} "{x_forwarded_for}" "{user_agent}" "{request_id}" "{authority}" '
-        '"{upstream_host}"'
+        '"{upstream_host}"' + (' "{peer}"' if values["peer"] is not None else "")
     ).format_map(safe)
 
 

@@ -30,6 +30,7 @@ from proxy.http.replies import REPLIES, grpc_reply, grpc_status_of, is_grpc, rep
 from proxy.http.request_id import next_id
 from proxy.http.timeouts import STREAM_IDLE_TIMEOUT_S
 from proxy.outcome import Outcome
+from proxy.peer_counts import OTHERS, REQUESTS
 from proxy.wire import NONE, BadMessage, Field, RequestHead, ResponseHead
 
 if TYPE_CHECKING:
@@ -46,11 +47,18 @@ IDEMPOTENT = frozenset({b"GET", b"HEAD", b"OPTIONS", b"PUT", b"DELETE", b"TRACE"
 
 
 class Client(Protocol):
-    """The side that asks. ``defers_head``: a response's head waits for :meth:`response_flush` or the first data.
+    """The side that asks. ``forbidden``: no permission lets it.
+
+    ``defers_head``: a response's head waits for :meth:`response_flush` or the first data.
     ``congested``: it does not take what it is sent, and more would pile up.
     """
 
     defers_head: bool
+    forbidden: bool
+
+    @property
+    def peer(self) -> str | None:
+        """The verified SPIFFE ID of the client, where it has one."""
 
     @property
     def congested(self) -> bool: ...
@@ -171,6 +179,8 @@ class Exchange:
         cluster = self.cluster
         if listener.plan.access is Access.FORBID:
             listener.deny()
+            self.fail(Outcome.FORBIDDEN)
+        elif self.client.forbidden:
             self.fail(Outcome.FORBIDDEN)
         elif cluster is None:
             stats.no_cluster += 1
@@ -470,5 +480,7 @@ class Exchange:
                 cluster_stats.upstream_rq_time.record(elapsed_ms)
                 codes = cluster_stats.codes
                 codes[status] = codes.get(status, 0) + 1
+        if listener.peer_counts is not None:
+            listener.peer_counts.count(self.client.peer or OTHERS, REQUESTS)
         if listener.access_log is not None:
             listener.access_log.exchange(listener, self)

@@ -21,7 +21,7 @@ from proxy.http.headers import rendered_response, rendered_switch
 from proxy.http.replies import render_reply, reply_fields
 from proxy.http.timeouts import IDLE_TIMEOUT_S, LINGER_S, STREAM_IDLE_TIMEOUT_S
 from proxy.outcome import Outcome
-from proxy.relay import ByteTransport
+from proxy.relay import ByteTransport, peer_of
 from proxy.wire import CHUNKED, NONE, UNTIL_CLOSE, BadMessage, Field, Framing, NotHttp, RequestHead, ResponseHead
 from proxy.wire.body import chunk, last_chunk
 from proxy.wire.h1 import RequestReader
@@ -36,13 +36,13 @@ PREFACE_SIZE = len(PREFACE)
 
 class Http1Downstream(asyncio.Protocol):
     """See the module. ``outcome`` is what ended the connection, as far as it was us. ``congested``: the client does not
-    take what is written.
+    take what is written. ``forbidden``: nothing is served to it.
     """
 
     __slots__ = (
         "_bytes_seen", "_closing", "_framing", "_head_since", "_last_change", "_last_response", "_pending",
         "_reader", "_reading_paused", "_request_over", "_sniffed", "_waits_for_client", "congested", "exchange",
-        "listener", "now", "outcome", "received", "sent", "started_s", "transport", "tunnel",
+        "forbidden", "listener", "now", "outcome", "received", "sent", "started_s", "transport", "tunnel",
     )  # fmt: skip
 
     transport: ByteTransport
@@ -57,6 +57,7 @@ class Http1Downstream(asyncio.Protocol):
         self.sent = 0
         self.tunnel = False
         self.congested = False
+        self.forbidden = False
         self._reader = RequestReader(self)
         self._pending = b""  # a response's head, which waits for the first data
         self._framing: Framing = NONE
@@ -71,6 +72,11 @@ class Http1Downstream(asyncio.Protocol):
         self._last_change = 0.0
 
     # The connection
+
+    @property
+    def peer(self) -> str | None:
+        """The verified SPIFFE ID of the client, where it has one."""
+        return peer_of(self.transport)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast("ByteTransport", transport)
@@ -109,6 +115,7 @@ class Http1Downstream(asyncio.Protocol):
         self._sniffed = start
         if len(start) >= PREFACE_SIZE:
             successor = Http2Downstream(self.listener, self.received - len(start), self.started_s)
+            successor.forbidden = self.forbidden
             self.listener.replaced(self, successor)
             transport = cast("asyncio.Transport", self.transport)
             transport.set_protocol(successor)

@@ -19,7 +19,7 @@ from proxy.http.headers import late_fields, response_block
 from proxy.http.replies import reply_fields
 from proxy.http.timeouts import IDLE_TIMEOUT_S, LINGER_S, SETTINGS_DEADLINE_S, STREAM_IDLE_TIMEOUT_S
 from proxy.outcome import Outcome
-from proxy.relay import ByteTransport
+from proxy.relay import ByteTransport, peer_of
 from proxy.wire import NONE, BadMessage, Field, RequestHead, ResponseHead
 from proxy.wire.h2 import REQUEST_LIMITS, SERVER_SETTINGS, Broken, Connection, ErrorCode, FieldBlock, Stream
 
@@ -34,13 +34,14 @@ _CONTINUE = FieldBlock([(b":status", b"100")])
 class ClientStream(Stream):
     """One request and its response."""
 
-    __slots__ = ("_bytes_seen", "_last_change", "_owner", "exchange")
+    __slots__ = ("_bytes_seen", "_last_change", "_owner", "exchange", "forbidden")
 
     defers_head = False
 
     def __init__(self, connection: Http2Downstream) -> None:
         super().__init__()
         self._owner = connection
+        self.forbidden = connection.forbidden
         self.exchange: Exchange | None = None
         self._bytes_seen = 0
         self._last_change = 0.0
@@ -103,6 +104,10 @@ class ClientStream(Stream):
             exchange.upstream.resume_reading()
 
     # The exchange
+
+    @property
+    def peer(self) -> str | None:
+        return self._owner.peer
 
     @property
     def congested(self) -> bool:
@@ -204,6 +209,7 @@ class Http2Downstream(asyncio.Protocol):
         "_received_seen",
         "_receiving",
         "engine",
+        "forbidden",
         "leases_left",
         "listener",
         "now",
@@ -229,6 +235,7 @@ class Http2Downstream(asyncio.Protocol):
         self._begun: deque[Exchange] = deque()
         """Exchanges that are to ask for a connection in a later turn of the loop."""
         self.leases_left = MAX_LEASES_PER_TURN
+        self.forbidden = False
         self._closing = False
         self._receiving = False
         self._flush_due = False
@@ -256,6 +263,11 @@ class Http2Downstream(asyncio.Protocol):
                 self._loop.call_soon(self._lease_some)
 
     # The connection
+
+    @property
+    def peer(self) -> str | None:
+        """The verified SPIFFE ID of the client, where it has one."""
+        return peer_of(self.transport)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast("ByteTransport", transport)

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tls.client_hello import MAX_CLIENT_HELLO_BYTES, MAX_RECORDS, Traffic, sniff
+from tls.client_hello import MAX_RECORDS, Traffic, sniff
 
 
 def client_hello(*alpn: str, sni: str | None = "svc.example.test") -> bytes:
