@@ -245,7 +245,9 @@ def mesh_trust(trust_domain: str, *pems: str, name: str = "trust", mesh: str = "
     return plugin_resource("MeshTrust", name, {"trustDomain": trust_domain, "caBundles": bundles}, mesh=mesh)
 
 
-def permission(name: str, *, mesh: str = "default", target: Document | None = None, **lists: list[Document]) -> Document:
+def permission(
+    name: str, *, mesh: str = "default", target: Document | None = None, **lists: list[Document]
+) -> Document:
     """A MeshTrafficPermission: ``allow``, ``deny`` and ``allowWithShadowDeny`` are matches."""
     spec: Document = {"rules": [{"default": lists}]}
     if target is not None:

@@ -1,9 +1,9 @@
 """A zone: sidecars and egresses that share one set of resources and one authority, before a service outside.
 
-    zone = Zone(tmp_path)
-    zone.service("app", [peer.endpoint], protocol="http")
-    with zone.egress(), zone.sidecar("web", "app") as sidecar:
-        client.ask(sidecar.port("app"))
+zone = Zone(tmp_path)
+zone.service("app", [peer.endpoint], protocol="http")
+with zone.egress(), zone.sidecar("web", "app") as sidecar:
+    client.ask(sidecar.port("app"))
 """
 
 from __future__ import annotations
@@ -51,11 +51,15 @@ class Egress(Koguma):
     def write_dataplane(self, **more: Any) -> None:
         self.dataplane_file.write_text(yamlkit.render(self.document))
 
+    @property
+    def port_of_door(self) -> int:
+        networking = self.document["networking"]
+        return int(networking.get("port") or networking["listeners"][0]["port"])
+
     def door_stat(self, name: str) -> int:
         """A statistic of the door, summed with those of the routes behind it."""
-        networking = self.document["networking"]
-        port = networking.get("port") or networking["listeners"][0]["port"]
-        return self.stats().get(f"listener.{networking['address']}_{port}.{name}", 0)
+        address = self.document["networking"]["address"]
+        return self.stats().get(f"listener.{address}_{self.port_of_door}.{name}", 0)
 
 
 class Zone:
