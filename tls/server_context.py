@@ -25,11 +25,13 @@ from tls.material import MaterialError
 from tls.presented import can_observe, observe
 from tls.svid import SvidJudge
 
-MAX_SERVER_CONTEXTS = 64
-"""Distinct settings whose contexts are kept: inbounds differ in little, and a rotation doubles them for a while."""
+MAX_SERVER_CONTEXTS = 256
+"""Distinct settings whose contexts are kept: inbounds differ in little, a zone egress has up to three for each mesh, and
+a rotation doubles them for a while.
+"""
 
-MAX_JUDGES = 4
-"""States of the bundles whose judges are kept."""
+MAX_JUDGES = 64
+"""States of the bundles whose judges are kept: one for each mesh, and those before."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

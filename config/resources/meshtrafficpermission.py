@@ -148,8 +148,9 @@ class MeshTrafficPermission(Policy):
             yield Violation((), "field 'from' must be empty when 'rules' is defined")
         elif not self.permission_rules and not self.from_:
             yield Violation((), "at least one of 'from' or 'rules' has to be defined")
+        may_be_egress = self.target.kind == TargetKind.DATAPLANE
         for index, rule in enumerate(self.permission_rules):
-            yield from _rule_rules(rule.default, index)
+            yield from _rule_rules(rule.default, index, may_be_egress=may_be_egress)
         for index, entry in enumerate(self.from_):
             at: Path = ("from", index, "targetRef")
             found = list(target_ref_rules(entry.target_ref, FROM_KINDS))
@@ -159,13 +160,13 @@ class MeshTrafficPermission(Policy):
                 yield warning((*at, "kind"), f"certificates have no tags: {means}")
 
 
-def _rule_rules(conf: PermissionConf, index: int) -> Iterator[Violation]:
+def _rule_rules(conf: PermissionConf, index: int, *, may_be_egress: bool) -> Iterator[Violation]:
     if not any(matches for _, matches in conf.lists):
         text = "at least one of 'allow', 'allowWithShadowDeny', 'deny' has to be defined"
         yield Violation(("rules", index, "default"), text, shown=f"spec.rules[{index}]")
     for name, matches in conf.lists:
         for number, match in enumerate(matches):
-            for violation in _match_rules(match, name):
+            for violation in _match_rules(match, name, may_be_egress=may_be_egress):
                 at: Path = (name, number, *violation.path)
                 # Kuma leaves "default" out of these paths.
                 shown = format_path(("spec", "rules", index, *at))
@@ -173,7 +174,7 @@ def _rule_rules(conf: PermissionConf, index: int) -> Iterator[Violation]:
                 yield Violation(path, violation.message, violation.severity, shown)
 
 
-def _match_rules(match: PeerMatch, name: str) -> Iterator[Violation]:
+def _match_rules(match: PeerMatch, name: str, *, may_be_egress: bool) -> Iterator[Violation]:
     if match.spiffe_id is None and match.sni is None:
         yield warning((), "matches nobody")
     if match.spiffe_id is not None:
@@ -187,6 +188,8 @@ def _match_rules(match: PeerMatch, name: str) -> Iterator[Violation]:
             yield Violation(("sni", "value"), "must be set")
         elif not is_dns_1123_subdomain(sni.value):
             yield Violation(("sni", "value"), DNS_1123_TEXT)
+        if may_be_egress:
+            return
         effect = "denies whatever its spiffeID says" if name == "deny" and match.spiffe_id is not None else NO_EFFECT
         yield warning(("sni",), f"for the listener of a zone egress; on an inbound it {effect}")
 
