@@ -26,8 +26,8 @@ from tls.presented import can_observe, observe
 from tls.svid import SvidJudge
 
 MAX_SERVER_CONTEXTS = 256
-"""Distinct settings whose contexts are kept: inbounds differ in little, a zone egress has up to three for each mesh, and
-a rotation doubles them for a while.
+"""Distinct settings whose contexts are kept: inbounds differ in little, a zone egress has up to three for each mesh,
+and a rotation doubles them for a while.
 """
 
 MAX_JUDGES = 64
