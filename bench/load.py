@@ -1,103 +1,141 @@
-"""Running processes on a core, loading them, and what it cost them: rates, and CPU from the process's own accounting.
+"""The load: wrk, h2load and programs of our own, each started on its core, and what they print, read.
 
-The proxy under test has one core, the load generator and the origin share another. On a machine that others use too the
-rate wanders; CPU time per unit of work wanders less, so both are reported.
+All but the open-loop generator are closed loops: so many connections, each with so many requests under way, as fast as
+they are answered. That finds the most that a proxy can do, and says nothing of latency.
 """
 
 from __future__ import annotations
 
-import os
+import json
 import re
-import socket
-import subprocess
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+import sys
+from collections.abc import Set
 from dataclasses import dataclass
-from pathlib import Path
+from typing import Any
+
+from bench.process import MeasurementError, program
 
 CONNECTIONS = 32
+H2_CONNECTIONS, H2_STREAMS = 8, 16
+GRPC_STREAMS = 16
+WARM_UP_REQUESTS = 2000
+GRACE_S = 30.0
+"""For a program of the load to start and to end, beside the time that it measures."""
 
 
 @dataclass(frozen=True, slots=True)
-class Sample:
-    """``rate`` in units a second, ``cpu`` in seconds of the proxy's CPU per unit. A unit is a request, or a byte."""
+class Load:
+    """``count`` of what was asked for (requests, bytes, messages) in ``seconds``, and more that a program may know."""
+
+    count: int
+    seconds: float
+
+    @property
+    def rate(self) -> float:
+        return self.count / self.seconds
+
+
+@dataclass(frozen=True, slots=True)
+class Latency:
+    """Seconds. ``behind_s``: the 99th percentile of how late the generator itself was."""
 
     rate: float
-    cpu: float
+    p50_s: float
+    p99_s: float
+    p999_s: float
+    behind_s: float
 
 
-def free_port() -> int:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return int(sock.getsockname()[1])
+UNITS = {"us": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0}
 
 
-@contextmanager
-def running(command: list[str], core: int, port: int, log: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """A process pinned to a core, once ``port`` accepts connections."""
-    with log.open("wb") as output:
-        process = subprocess.Popen(
-            command, stdout=output, stderr=output, preexec_fn=lambda: os.sched_setaffinity(0, {core})
-        )
-        try:
-            _await_port(process, port, log)
-            yield process
-        finally:
-            process.terminate()
-            try:
-                process.wait(5)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
+def parse_wrk(text: str) -> Load:
+    """Requests that were answered by 2xx or 3xx. Raises :class:`MeasurementError` if any was not, or there was none."""
+    counted = re.search(r"(\d+) requests in ([\d.]+)(us|ms|s|m),", text)
+    if counted is None or int(counted[1]) == 0:
+        raise MeasurementError(f"nothing was answered: {text.strip()}")
+    if "Socket errors" in text or "Non-2xx" in text:
+        raise MeasurementError(f"the load met errors: {text.strip()}")
+    return Load(int(counted[1]), float(counted[2]) * UNITS[counted[3]])
 
 
-def _await_port(process: subprocess.Popen[bytes], port: int, log: Path) -> None:
-    deadline = time.monotonic() + 15
-    while time.monotonic() < deadline:
-        if process.poll() is not None:
-            raise RuntimeError(f"{process.args!r} ended: {log.read_text()[-2000:]}")
-        with socket.socket() as sock:
-            if sock.connect_ex(("127.0.0.1", port)) == 0:
-                return
-        time.sleep(0.02)
-    raise RuntimeError(f"{process.args!r} does not listen on {port}: {log.read_text()[-2000:]}")
+def parse_h2load(text: str) -> Load:
+    """Requests that were answered by 2xx. Raises as :func:`parse_wrk`."""
+    ended = re.search(r"^finished in ([\d.]+)(us|ms|s|m)", text, re.MULTILINE)
+    counts = re.search(r"(\d+) succeeded, (\d+) failed, (\d+) errored, (\d+) timeout", text)
+    codes = re.search(r"^status codes: (\d+) 2xx, (\d+) 3xx, (\d+) 4xx, (\d+) 5xx", text, re.MULTILINE)
+    if ended is None or counts is None or codes is None:
+        raise MeasurementError(f"h2load counted nothing: {text.strip()[-500:]}")
+    if int(codes[1]) == 0 or any(map(int, (*counts.groups()[1:], *codes.groups()[1:]))):
+        raise MeasurementError(f"the load met errors: {counts[0]}; {codes[0]}")
+    return Load(int(codes[1]), float(ended[1]) * UNITS[ended[2]])
 
 
-def cpu_seconds(pid: int) -> float:
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+def parse_own(text: str) -> dict[str, Any]:
+    """The JSON object that a program of ours prints at its end."""
+    try:
+        said = json.loads(text)
+    except ValueError as exc:
+        raise MeasurementError(f"not an answer: {text[-500:]!r}") from exc
+    if not isinstance(said, dict):
+        raise MeasurementError(f"not an answer: {text[-500:]!r}")
+    return said
 
 
-def requests(port: int, path: str, pid: int | None, core: int, seconds: float) -> Sample:
-    """HTTP requests over kept-alive connections, by wrk."""
-    before = cpu_seconds(pid) if pid is not None else 0.0
-    output = subprocess.run(
-        ["taskset", "-c", str(core), "wrk", "-t1", f"-c{CONNECTIONS}", f"-d{max(1, round(seconds))}s",
-         f"http://127.0.0.1:{port}{path}"],
-        capture_output=True, text=True, check=True,
-    ).stdout  # fmt: skip
-    after = cpu_seconds(pid) if pid is not None else 0.0
-    if "Socket errors" in output or "Non-2xx" in output:
-        raise RuntimeError(f"the load met errors:\n{output}")
-    count = re.search(r"(\d+) requests in", output)
-    rate = re.search(r"Requests/sec:\s+([\d.]+)", output)
-    if count is None or rate is None or int(count[1]) == 0:
-        raise RuntimeError(f"nothing was answered on port {port}:\n{output}")
-    return Sample(float(rate[1]), (after - before) / int(count[1]))
+def whole_seconds(seconds: float) -> int:
+    """wrk and h2load count whole seconds."""
+    return max(1, round(seconds))
 
 
-def download(port: int, path: str, pid: int | None, core: int, seconds: float) -> Sample:
-    """Bytes of one large body over one connection at a time, by curl, as many times as fit."""
-    before = cpu_seconds(pid) if pid is not None else 0.0
-    began, total = time.monotonic(), 0
-    while time.monotonic() - began < seconds:
-        output = subprocess.run(
-            ["taskset", "-c", str(core), "curl", "-sf", "-o", os.devnull, "-w", "%{size_download}",
-             f"http://127.0.0.1:{port}{path}"],
-            capture_output=True, text=True, check=True,
-        ).stdout  # fmt: skip
-        total += int(output)
-    elapsed = time.monotonic() - began
-    after = cpu_seconds(pid) if pid is not None else 0.0
-    return Sample(total / elapsed, (after - before) / total)
+def wrk(
+    port: int, path: str, seconds: float, cores: Set[int], *, connections: int = CONNECTIONS, close: bool = False
+) -> Load:
+    """HTTP/1.1 over kept-alive connections; with ``close``, each request on a connection of its own."""
+    headers = ["-H", "Connection: close"] if close else []
+    duration = whole_seconds(seconds)
+    command = ["wrk", "-t1", f"-c{connections}", f"-d{duration}s", *headers, f"http://127.0.0.1:{port}{path}"]
+    return parse_wrk(program(command, cores, duration + GRACE_S))
+
+
+def h2load(
+    port: int, path: str, seconds: float, cores: Set[int], *, headers: tuple[str, ...] = (), body: str = ""
+) -> Load:
+    """HTTP/2 with prior knowledge, several streams on each connection. ``body``: a file to POST."""
+    duration = whole_seconds(seconds)
+    more = [word for header in headers for word in ("-H", header)]
+    if body:
+        more += ["-d", body]
+    command = [
+        "h2load", "-t1", f"-c{H2_CONNECTIONS}", f"-m{H2_STREAMS}", f"-D{duration}", *more,
+        f"http://127.0.0.1:{port}{path}",
+    ]  # fmt: skip
+    return parse_h2load(program(command, cores, duration + GRACE_S))
+
+
+def warm_up(port: int, cores: Set[int], *, http2: bool) -> None:
+    """A number of requests that is the same for all: connections to the origin are open, and code is warm."""
+    version = [f"-c{H2_CONNECTIONS}", f"-m{H2_STREAMS}"] if http2 else ["--h1", f"-c{CONNECTIONS}"]
+    command = ["h2load", "-t1", f"-n{WARM_UP_REQUESTS}", *version, f"http://127.0.0.1:{port}/small"]
+    parse_h2load(program(command, cores, GRACE_S))
+
+
+def _own(module: str, arguments: list[str], seconds: float, cores: Set[int]) -> dict[str, Any]:
+    return parse_own(program([sys.executable, "-m", module, *arguments], cores, seconds + GRACE_S))
+
+
+def sink(port: int, path: str, seconds: float, cores: Set[int]) -> Load:
+    """Bytes of large bodies, one after the other over one connection."""
+    said = _own("bench.sink", [str(port), path, str(seconds)], seconds, cores)
+    return Load(int(said["bytes"]), float(said["seconds"]))
+
+
+def grpc(port: int, mode: str, seconds: float, cores: Set[int]) -> Load:
+    """Calls (``unary``) or messages there and back (``stream``) of a grpcio client."""
+    said = _own("bench.grpc_client", [str(port), mode, str(seconds), str(GRPC_STREAMS)], seconds, cores)
+    return Load(int(said["count"]), float(said["seconds"]))
+
+
+def open_loop(port: int, path: str, rate: float, seconds: float, cores: Set[int]) -> Latency:
+    """Requests that are due at a fixed rate, whatever became of those before."""
+    said = _own("bench.open_loop", [str(port), path, str(rate), str(seconds)], seconds, cores)
+    return Latency(*(float(said[name]) for name in ("rate", "p50_s", "p99_s", "p999_s", "behind_s")))

@@ -112,7 +112,7 @@ def _why_closed(ward: Ward) -> str | None:
     terms = ward.terms
     if terms.refusal is not None:
         return terms.refusal
-    if terms.pair is None:
+    if terms.certificate is None:
         return terms.warning or "there is no certificate"
     if not terms.bundles:
         return "no trust domain is trusted: give a MeshTrust"

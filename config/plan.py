@@ -125,6 +125,24 @@ class RetryPlan:
 
 
 @dataclass(frozen=True, slots=True)
+class EjectionPlan:
+    """When an endpoint is left out for a while. Each count is one of failures in a row; 0 is never.
+
+    ``failures``: to connect, TLS included. ``server_errors``: requests that ended with 5xx or without a response.
+    ``gateway_errors``: with 502, 503 or 504, or without a response in time. The first time is ``first_s``, doubled with
+    each that follows without a success, but no longer than ``longest_s``. ``max_percent`` of the endpoints at a time,
+    but one at least.
+    """
+
+    failures: int = 3
+    server_errors: int = 0
+    gateway_errors: int = 0
+    first_s: float = 1.0
+    longest_s: float = 30.0
+    max_percent: int = 100
+
+
+@dataclass(frozen=True, slots=True)
 class ClusterPlan:
     """A service: where its bytes may go, and on which terms. ``name`` is a KRI. A time of 0 is no limit.
 
@@ -149,11 +167,13 @@ class ClusterPlan:
     max_connection_duration_s: float = 0.0
     max_requests: int = 1024
     max_retries: int = 3
-    failures_to_eject: int = 3
-    """Failed connections in a row after which an endpoint is left out for a while; 0 is never."""
+    ejection: EjectionPlan = EjectionPlan()
     retry: RetryPlan | None = None
     load_balancer: LoadBalancer = LoadBalancer.ROUND_ROBIN
     least_request_choices: int = 2
+    ring_sizes: tuple[int, int] = (1024, 8_000_000)
+    """Entries, at least and at most."""
+    maglev_table_size: int = 65_537
     hash_policies: tuple[HashPolicyPlan, ...] = ()
     through_egress: bool = False
     """The endpoints are zone egresses, which originate TLS to the service, and give requests its Host."""
@@ -268,6 +288,10 @@ class Plan:
     identity: IdentityPlan | None = None
     trust: TrustBundles = field(default_factory=TrustBundles)
     """By whose CA certificates peers are judged; of a ZoneEgress, by ``<mesh>/<trust domain>``."""
+    trust_generations: Mapping[str, int] = field(default_factory=dict)
+    """By trust domain: the number of the change that its bundle has had last. The largest is the newest."""
+    drain_untrusted: bool = False
+    """Whether connections that exist end when their peers are no longer trusted or permitted."""
 
 
 Part = ListenerPlan | ClusterPlan

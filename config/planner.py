@@ -17,6 +17,7 @@ from ipaddress import ip_address
 from itertools import chain
 from pathlib import Path, PurePath
 
+from config.created_trust import CreatedTrust
 from config.egress import Offer, Ward, doors, face, faces, plan_door
 from config.extension import NOTHING, Extensions, NoExtensions, Supplied
 from config.hostnames import age, with_defaults
@@ -69,6 +70,11 @@ from config.vips import DEFAULT_CIDR, Address, Lease, Ledger, Network, parse_poo
 from config.way_out import WayOut, find_way_out
 from tls.bundles import TrustBundles
 from tls.material import MaterialError
+from tls.policy import ClientCertificate
+
+CLIENT_CERTIFICATE_LABEL = "koguma.io/client-certificate"
+"""On a MeshExternalService with TLS and without ``clientCert``: where the client certificate comes from instead."""
+FROM_IDENTITY = "identity"
 
 
 class Health(StrEnum):
@@ -86,16 +92,20 @@ class InForce:
     compiled: ClusterPlan
     terms: Terms
     service: MeshExternalService
+    client: ClientCertificate | None = None
+    """What it presents to endpoints, where that is the proxy's own identity."""
     way_out: WayOut | None = None
     """Where it is not left directly."""
 
     @cached_property
     def plan(self) -> ClusterPlan:
         """What comes of it: made when it is asked for, since most services of a large mesh are used by others."""
-        direct = on_terms(self.compiled, self.terms)
-        if self.way_out is None:
-            return direct
-        return self.way_out.lead(direct, self.service.meta, self.service.match.port)
+        plan = on_terms(self.compiled, self.terms)
+        if self.way_out is not None:
+            return self.way_out.lead(plan, self.service.meta, self.service.match.port)
+        if self.client is None or plan.tls is None:
+            return plan
+        return replace(plan, tls=replace(plan.tls, client=self.client))
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,6 +168,8 @@ class Planned:
     resources: tuple[ResourceState, ...]
     extended: Mapping[Key, Extension] = field(default_factory=dict)
     """The services whose endpoints an extension has to supply."""
+    created_trusts: tuple[CreatedTrust, ...] = ()
+    """The MeshTrusts that MeshIdentities bring with them."""
 
     @property
     def has_errors(self) -> bool:
@@ -204,6 +216,8 @@ class Settings:
     leases: tuple[Lease, ...] = ()
     """The virtual IPs that were given away before."""
     extensions: Extensions = field(default_factory=NoExtensions)
+    drain_untrusted: bool = False
+    """As in the plan."""
     identity_dir: Path | None = None
     """Where the CAs that we make are kept; ``None``: nowhere, they are lost with the planner."""
 
@@ -268,8 +282,10 @@ class Planner:
         if dataplane is not None:
             found, plan = self._proxy_plan(current, named)
             problems.extend(found)
+            problems.extend(self._without_certificate(current))
             _add_problems(states, found)
-        return Planned(plan, tuple(problems), tuple(states.values()), self._extended(current, plan))
+        created = tuple(chain.from_iterable(terms.created for terms in self._terms.values()))
+        return Planned(plan, tuple(problems), tuple(states.values()), self._extended(current, plan), created)
 
     def _extended(self, current: Mapping[Key, Document], plan: Plan | None) -> dict[Key, Extension]:
         """Of the plan's meshes; in force, or about to be."""
@@ -445,15 +461,36 @@ class Planner:
         if mesh in self._selections:
             terms = self._selections[mesh].terms(service.meta)
         compiled = good.compiled.plan
+        client = self._terms[mesh].certificate if self._presents_identity(good) else None
         before = self._in_force.get(key)
         if (
             before is None
             or before.compiled is not compiled
             or before.terms is not terms
+            or before.client != client
             or before.way_out is not way_out
         ):
-            before = self._in_force[key] = InForce(compiled, terms, service, way_out)
+            before = self._in_force[key] = InForce(compiled, terms, service, client, way_out)
         return before
+
+    # Identity
+
+    def _presents_identity(self, good: _GoodService) -> bool:
+        """Whether a service asks for our identity's certificate, and not for one of its own."""
+        document, tls = good.document, good.compiled.plan.tls
+        return (
+            tls is not None
+            and tls.client is None
+            and _meta(document).labels.get(CLIENT_CERTIFICATE_LABEL) == FROM_IDENTITY
+            and document.mesh in self._terms
+        )
+
+    def _without_certificate(self, current: Mapping[Key, Document]) -> Iterator[Problem]:
+        without = {mesh for mesh, terms in self._terms.items() if terms.certificate is None}
+        for key, good in self._services.items():
+            if key[1] in without and key in current and self._presents_identity(good):
+                text = f"{CLIENT_CERTIFICATE_LABEL}: there is no MeshIdentity with a certificate for this Dataplane"
+                yield good.document.problem("labels", text, Severity.WARNING)
 
     # The proxy
 
@@ -502,6 +539,8 @@ class Planner:
             names=draft.names,
             identity=self._identity_due_first(),
             trust=self._trusted(),
+            trust_generations=self._trust_generations(),
+            drain_untrusted=settings.drain_untrusted,
         )
         return draft.problems, plan
 
@@ -520,6 +559,16 @@ class Planner:
             for domain, bundle in terms.bundles.by_domain.items()
         }
         return TrustBundles(by_place, "/".join(terms.bundles.digest for terms in self._terms.values()))
+
+    def _trust_generations(self) -> Mapping[str, int]:
+        """By the names that :meth:`_trusted` has."""
+        if len(self._terms) == 1:
+            return next(iter(self._terms.values())).generations
+        return {
+            f"{mesh}/{domain}": generation
+            for mesh, terms in self._terms.items()
+            for domain, generation in terms.generations.items()
+        }
 
     def _plan_door(
         self, draft: _Draft, field: str, door: Listener, networking: Networking, current: Mapping[Key, Document]

@@ -76,7 +76,7 @@ def find_way_out(
     """``documents``: those in force. What keeps an egress from being used is told to ``objection``."""
     documents = list(documents)
     identities = [d for d in documents if isinstance(d.resource, MeshIdentity) and d.mesh == sidecar.mesh]
-    if terms.refusal is not None or terms.pair is None:
+    if terms.refusal is not None or terms.certificate is None:
         why = terms.refusal or terms.warning or "there is no certificate"
         return WayOut(why_closed=f"the way out is through the zone egress, and it wants a certificate: {why}")
     if not terms.bundles:
@@ -95,7 +95,7 @@ def find_way_out(
         what = "none is usable" if found else "there is none in the resources"
         return WayOut(why_closed=f"the way out is through the zone egress, and {what}")
     anchors = TrustAnchors(terms.bundles.union_pem.encode("ascii"), f"the MeshTrusts of mesh {sidecar.mesh}")
-    return WayOut(tuple(endpoints), tuple(peers), anchors, terms.bundles, terms.pair)
+    return WayOut(tuple(endpoints), tuple(peers), anchors, terms.bundles, terms.certificate)
 
 
 def _spiffe_id(egress: Dataplane, identities: list[Document]) -> str:

@@ -53,6 +53,11 @@ def parser() -> argparse.ArgumentParser:
     options.add_names(diagnose)
     diagnose.add_argument("--format", choices=["text", "json"], default="text")
 
+    trust = commands.add_parser("trust", help="hand this zone's trust to another")
+    trust_commands = trust.add_subparsers(dest="trust_command", required=True, metavar="COMMAND")
+    export = trust_commands.add_parser("export", help="print the MeshTrust that the other zone needs")
+    options.add_trust_export(export, environ)
+
     dns = commands.add_parser("dns", help="point a machine or a container at the DNS server")
     dns_commands = dns.add_subparsers(dest="dns_command", required=True, metavar="COMMAND")
     snippet = dns_commands.add_parser("snippet", help="print the configuration that does")
@@ -95,12 +100,18 @@ def _dispatch(arguments: argparse.Namespace) -> int:
             from proxy.commands.inspect import inspect
 
             sources = options.sources_of(arguments, os.environ, arguments.paths)
-            return inspect(sources, options.vips_of(arguments), arguments.format)
+            return inspect(sources, arguments.format, options.vips_of(arguments))
         case "diagnose":
             from proxy.commands.diagnose import diagnose
 
             sources = options.sources_of(arguments, os.environ)
             return diagnose(arguments.name, sources, options.names_of(arguments), arguments.format)
+        case "trust":
+            from proxy.commands.trust import export
+
+            sources = options.sources_of(arguments, os.environ, arguments.paths)
+            state = options.VirtualIps(state_dir=arguments.state_dir)
+            return export(sources, state, arguments.identity, arguments.form)
         case "dns":
             from proxy.commands.dns import hosts_snippet, snippet
 

@@ -1,4 +1,5 @@
-"""Which endpoint next? Pure decisions: no I/O; time is an argument, and nothing is left to chance.
+"""Which endpoint next? Pure decisions: no I/O; time is an argument, and nothing is left to chance. What is chosen in
+other ways than in turn is in ``strategies``.
 
 Each priority keeps its endpoints in order of last use. A pick takes the least recently used one that may be
 used and moves it to the end: plain round robin while all is well, and one that was skipped is next as soon as
@@ -9,8 +10,9 @@ it can be. The lowest-numbered priority that has a usable endpoint wins.
                                           +-------- failure: longer ------+
 
 A trial is lent to one caller: meanwhile the endpoint counts as ejected, for ``TRIAL_S`` at most, should the
-caller never report. Panic: if nothing is available, the untried endpoint whose ejection ends first is picked
-anyway, so that a service with one endpoint is always tried, and no count of healthy endpoints has to be kept.
+caller never report. Failures are those to connect, and where the rules say so, responses that are errors.
+Panic: if nothing is available, the untried endpoint whose ejection ends first is picked anyway, so that a
+service with one endpoint is always tried, and no count of healthy endpoints has to be kept.
 """
 
 from __future__ import annotations
@@ -21,6 +23,7 @@ from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+from config.plan import EjectionPlan
 from tls.material import CertificateFacts
 from tls.policy import Origination
 from tls.verdict import Verdict
@@ -30,10 +33,7 @@ SocketAddress = tuple[str, int] | str
 
 EndpointKey = tuple[SocketAddress, str | None, int]
 
-FAILURES_TO_EJECT = 3
-"""Where no policy says otherwise."""
-FIRST_EJECTION_S = 1.0
-MAX_EJECTION_S = 30.0
+DEFAULT_RULES = EjectionPlan()
 TRIAL_S = 5.0
 
 
@@ -43,8 +43,8 @@ class Endpoint:
     two stand for the same thing. ``host`` is the DNS name that it came from, or the IP's text; ``None`` for
     unix.
 
-    The counters belong to whoever connects; ``ejected_until``, ``ejections``, ``on_trial`` and
-    ``consecutive_failures`` to the balancer; the rest to the dialer.
+    The counters belong to whoever connects; ``ejected_until``, ``ejections``, ``on_trial`` and what is counted in a
+    row to the balancer; the rest to the dialer.
     """
 
     address: SocketAddress
@@ -56,6 +56,9 @@ class Endpoint:
     """What Host becomes towards this endpoint: its DNS name, without a port; ``None`` keeps the client's."""
 
     consecutive_failures: int = 0
+    """To connect."""
+    consecutive_server_errors: int = 0
+    consecutive_gateway_errors: int = 0
     ejected_until: float = -math.inf
     ejections: int = 0
     """Since the last success."""
@@ -65,6 +68,7 @@ class Endpoint:
     cx_active: int = 0
     cx_connect_fail: int = 0
     rq_total: int = 0
+    rq_active: int = 0
     explain: bool = True
     """The next TLS handshake captures the peer's chain for a verdict."""
     last_verdict: Verdict | None = None
@@ -97,15 +101,22 @@ class Endpoint:
 
 
 class Balancer:
-    """The endpoints of one service. Not for use from several threads. ``failures_to_eject`` may be changed at any time;
-    0 ejects no endpoint, but lets those that are ejected sit it out.
+    """The endpoints of one service, each in its turn. Not for use from several threads. ``is_sticky``: requests
+    with the same key go to the same endpoint. ``judges_responses``: :meth:`answered` is to be told of each.
     """
 
-    def __init__(self, endpoints: Iterable[Endpoint] = (), failures_to_eject: int = FAILURES_TO_EJECT) -> None:
-        self.failures_to_eject = failures_to_eject
+    is_sticky = False
+
+    def __init__(self, endpoints: Iterable[Endpoint] = (), rules: EjectionPlan = DEFAULT_RULES) -> None:
+        self.follow(rules)
         self._endpoints: dict[EndpointKey, Endpoint] = {}
         self._levels: tuple[deque[Endpoint], ...] = ()
         self.update(endpoints)
+
+    def follow(self, rules: EjectionPlan) -> None:
+        """From now on. Endpoints that are ejected sit it out."""
+        self._rules = rules
+        self.judges_responses = bool(rules.server_errors or rules.gateway_errors)
 
     def update(self, endpoints: Iterable[Endpoint]) -> None:
         """Replace the set. An endpoint whose key is known already keeps its object, its state and its turn;
@@ -125,9 +136,10 @@ class Balancer:
         self._endpoints = kept
         self._levels = tuple(by_priority.values())
 
-    def pick(self, now: float, tried: Collection[Endpoint] = ()) -> Endpoint | None:
+    def pick(self, now: float, tried: Collection[Endpoint] = (), key: int | None = None) -> Endpoint | None:
         """The endpoint to use next, never one of ``tried``; ``None`` if every endpoint was tried. Each pick
-        should be followed by :meth:`succeeded` or :meth:`failed`.
+        should be followed by :meth:`succeeded`, :meth:`failed` or :meth:`answered`. ``key``: a hash of what the request
+        has, for those that are sticky.
         """
         for level in self._levels:
             endpoint = level[0]
@@ -142,10 +154,22 @@ class Balancer:
             else:
                 level.rotate(-1)
             if endpoint.ejections:
-                endpoint.on_trial = True
-                endpoint.ejected_until = now + TRIAL_S
+                self._lend(endpoint, now)
             return endpoint
         return self._panic(tried)
+
+    def _lend(self, endpoint: Endpoint, now: float) -> None:
+        """One that comes back is on trial."""
+        if endpoint.ejections:
+            endpoint.on_trial = True
+            endpoint.ejected_until = now + TRIAL_S
+
+    def pick_other(self, now: float, avoided: Collection[Endpoint], key: int | None = None) -> Endpoint | None:
+        """As :meth:`pick`, one of ``avoided`` only where no other is available."""
+        for endpoint in self._endpoints.values():
+            if endpoint.ejected_until <= now and endpoint not in avoided:
+                return self.pick(now, avoided, key)
+        return self.pick(now, (), key)
 
     def _panic(self, tried: Collection[Endpoint]) -> Endpoint | None:
         untried = (endpoint for level in self._levels for endpoint in level if endpoint not in tried)
@@ -157,12 +181,11 @@ class Balancer:
         return endpoint
 
     def succeeded(self, endpoint: Endpoint, now: float) -> None:
-        """A connection was established and, where there is TLS, verified: all is forgiven."""
+        """A connection was established and, where there is TLS, verified: all is forgiven but responses."""
         if endpoint.consecutive_failures:
             endpoint.consecutive_failures = 0
-            endpoint.ejections = 0
-            endpoint.ejected_until = -math.inf
-            endpoint.on_trial = False
+            if not endpoint.consecutive_server_errors:
+                self._forgive(endpoint)
 
     def failed(self, endpoint: Endpoint, now: float) -> bool:
         """A connection or its TLS handshake failed. True if the endpoint is ejected because of that.
@@ -171,11 +194,42 @@ class Balancer:
         prolong the ejection: a burst is one reason, not many.
         """
         endpoint.consecutive_failures += 1
-        if not self.failures_to_eject or endpoint.consecutive_failures < self.failures_to_eject:
+        limit = self._rules.failures
+        return 0 < limit <= endpoint.consecutive_failures and self._eject(endpoint, now)
+
+    def answered(self, endpoint: Endpoint, status: int, now: float) -> bool:
+        """A request ended with ``status``; 500 where there was no response, 504 where there was none in time. As
+        :meth:`failed`.
+        """
+        if status < 500:
+            endpoint.consecutive_server_errors = endpoint.consecutive_gateway_errors = 0
+            if endpoint.ejections:
+                self._forgive(endpoint)
             return False
+        rules = self._rules
+        endpoint.consecutive_server_errors += 1
+        endpoint.consecutive_gateway_errors = endpoint.consecutive_gateway_errors + 1 if 502 <= status <= 504 else 0
+        is_outlier = (
+            0 < rules.server_errors <= endpoint.consecutive_server_errors
+            or 0 < rules.gateway_errors <= endpoint.consecutive_gateway_errors
+        )
+        return is_outlier and self._eject(endpoint, now)
+
+    def _forgive(self, endpoint: Endpoint) -> None:
+        endpoint.consecutive_failures = 0
+        endpoint.ejections = 0
+        endpoint.ejected_until = -math.inf
+        endpoint.on_trial = False
+
+    def _eject(self, endpoint: Endpoint, now: float) -> bool:
         if endpoint.ejected_until > now and not endpoint.on_trial:
             return False
-        duration_s = min(MAX_EJECTION_S, FIRST_EJECTION_S * 2.0 ** min(endpoint.ejections, 16))
+        rules = self._rules
+        if rules.max_percent < 100:
+            others = sum(other.ejected_until > now for other in self._endpoints.values() if other is not endpoint)
+            if others and (others + 1) * 100 > rules.max_percent * len(self._endpoints):
+                return False
+        duration_s = min(rules.longest_s, rules.first_s * 2.0 ** min(endpoint.ejections, 16))
         endpoint.ejected_until = now + duration_s
         endpoint.ejections += 1
         endpoint.on_trial = False

@@ -13,23 +13,26 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
+from random import Random
 from typing import Protocol, TypeVar
 
-from config.plan import ClusterPlan, DnsTarget, IpTarget, UnixTarget
-from proxy.balance import Balancer, Endpoint
+from config.plan import ClusterPlan, DnsTarget, HashPolicyPlan, IpTarget, UnixTarget
+from proxy.balance import Endpoint
 from proxy.dial import Dialer
 from proxy.dialled import ClusterConnection
 from proxy.dnsquery import Address
 from proxy.http.access_log import AccessLog
 from proxy.http.deadlines import Deadlines
+from proxy.http.exchange import Exchange
 from proxy.http.h1_pool import Http1Pool
 from proxy.http.h2_pool import Http2Pool
 from proxy.outcome import Outcome
 from proxy.relay import Downstream, Upstream
 from proxy.resolver import NameWatch, ResolverPool
 from proxy.stats import ClusterStats
+from proxy.strategies import balancer_for, is_balanced_alike
 from proxy.throttle import Throttle
 from tls.handshake import Refused
 from tls.verdict import Cause, Phase, Verdict, classify, unresolved
@@ -63,6 +66,7 @@ class Services:
     throttle: Throttle
     wall_clock: Callable[[], datetime]
     access_log: AccessLog | None = None
+    chance: Random = field(default_factory=Random)
 
     def close(self) -> None:
         self.names.close()
@@ -76,10 +80,13 @@ class Cluster:
     def __init__(self, plan: ClusterPlan, services: Services) -> None:
         self.plan = plan
         self.stats = ClusterStats()
-        self.balancer = Balancer()
+        self.balancer = balancer_for(plan, services.chance)
+        self.hash_policies = self._hash_policies()
         self.connections: set[ClusterConnection] = set()
         self.http = self._new_pool()
-        self.deadlines = self._new_deadlines()
+        self.chance = services.chance
+        self.retries_active = 0
+        self._set_deadlines()
         self._services = services
         self._loop = asyncio.get_running_loop()
         self._now = self._loop.time
@@ -100,18 +107,30 @@ class Cluster:
             for endpoint in self.balancer:
                 endpoint.idle.clear()
             self.http = self._new_pool()
-        if plan.request_timeout_s != before.request_timeout_s:
-            self.deadlines = self._new_deadlines()
+        if _times_of_requests(plan) != _times_of_requests(before):
+            self._set_deadlines()
+        if is_balanced_alike(plan, before):
+            self.balancer.follow(plan.ejection)
+        else:
+            self.balancer = balancer_for(plan, self.chance, tuple(self.balancer))
+        self.hash_policies = self._hash_policies()
         self._watch_names()
         self._refresh_endpoints()
         self._schedule_sweep()
 
+    def _hash_policies(self) -> tuple[HashPolicyPlan, ...]:
+        """What of a request decides about its endpoint."""
+        return self.plan.hash_policies if self.balancer.is_sticky else ()
+
     def _new_pool(self) -> Http1Pool | Http2Pool:
         return Http2Pool(self) if self.plan.speaks_http2 else Http1Pool(self)
 
-    def _new_deadlines(self) -> Deadlines | None:
+    def _set_deadlines(self) -> None:
         """The requests of before keep theirs."""
-        return Deadlines(self.plan.request_timeout_s) if self.plan.request_timeout_s else None
+        whole_s, try_s, stream_s = _times_of_requests(self.plan)
+        self.deadlines = Deadlines(whole_s, Exchange.time_out) if whole_s else None
+        self.try_deadlines = Deadlines(try_s, Exchange.try_timed_out) if try_s else None
+        self.stream_deadlines = Deadlines(stream_s, Exchange.lasted_too_long) if stream_s else None
 
     def close(self) -> None:
         """Stop watching names and time. Relays that still run end by themselves or by their listener."""
@@ -151,6 +170,10 @@ class Cluster:
         for watch in tuple(self._watches.values()):
             await watch.ready.wait()
 
+    def endpoint_for(self, exchange: Exchange) -> Endpoint | None:
+        """Where to send ``exchange`` again: to another endpoint than those that did not do, if there is one."""
+        return self.balancer.pick_other(self._now(), exchange.tried, exchange.key)
+
     # Connections
 
     async def connect(self, downstream: Downstream) -> Outcome | None:
@@ -171,8 +194,15 @@ class Cluster:
             log.warning("%s: %d connections: there may be no more", plan.name, plan.max_connections)
         return True
 
-    async def dial(self, make: Callable[[Endpoint], C], first: Endpoint | None = None) -> C | Outcome:
-        """A new connection to some endpoint, ``first`` before others; or why there is none."""
+    async def dial(
+        self,
+        make: Callable[[Endpoint], C],
+        first: Endpoint | None = None,
+        idle: Callable[[Endpoint], C | None] = lambda _endpoint: None,
+    ) -> C | Outcome:
+        """A new connection to some endpoint, ``first`` before others; or why there is none. ``idle``: one that exists,
+        which does where another endpoint failed before. Else each try of a dead endpoint would leave one more behind.
+        """
         plan, stats, balancer = self.plan, self.stats, self.balancer
         if not len(balancer):
             try:
@@ -186,6 +216,9 @@ class Cluster:
             endpoint, first = first or balancer.pick(self._now(), tried), None
             if endpoint is None:
                 break
+            existing = idle(endpoint) if tried else None
+            if existing is not None:
+                return existing
             tried.append(endpoint)
             result = await self._attempt(endpoint, make(endpoint))
             if not isinstance(result, Verdict):
@@ -248,8 +281,16 @@ class Cluster:
                 stats.ssl_connection_error += 1
         self._note(endpoint, verdict)
         if self.balancer.failed(endpoint, self._now()):
-            stats.lb_ejections_total += 1
-            log.warning("%s: %s ejected for a while: it keeps failing", self.plan.name, endpoint)
+            self._ejected(endpoint, "it keeps failing")
+
+    def answered(self, endpoint: Endpoint, status: int) -> None:
+        """Tell the balancer what became of a request, as :meth:`Balancer.answered` has it."""
+        if self.balancer.answered(endpoint, status, self._now()):
+            self._ejected(endpoint, "its responses are errors")
+
+    def _ejected(self, endpoint: Endpoint, why: str) -> None:
+        self.stats.lb_ejections_total += 1
+        log.warning("%s: %s ejected for a while: %s", self.plan.name, endpoint, why)
 
     def _note(self, endpoint: Endpoint, verdict: Verdict) -> None:
         """Keep the verdict, and say it: once per endpoint and cause in a while."""
@@ -326,6 +367,13 @@ class Cluster:
                 if idleness.ticks >= IDLE_TICKS:
                     connection.idle_out()
         self._schedule_sweep()
+
+
+def _times_of_requests(plan: ClusterPlan) -> tuple[float, float, float]:
+    """(a request, an attempt, a stream). As in Envoy, an attempt has no time of its own that its request has not."""
+    whole_s, retry = plan.request_timeout_s, plan.retry
+    try_s = retry.per_try_timeout_s if retry is not None else 0.0
+    return whole_s, 0.0 if whole_s and try_s >= whole_s else try_s, plan.max_stream_duration_s
 
 
 def resolved_endpoints(plan: ClusterPlan, addresses: Mapping[str, Iterable[Address]]) -> Iterator[Endpoint]:

@@ -31,6 +31,7 @@ from proxy.tls_accept import TlsAcceptor
 from proxy.wire import BadMessage
 
 if TYPE_CHECKING:
+    from proxy.caller import Caller
     from proxy.cluster import Cluster
     from proxy.http.access_log import AccessLog
 
@@ -137,12 +138,12 @@ class Listener:
             return Redirected(self)
         return self.connection() if self.plan.acceptance is None else TlsAcceptor(self, self.plan.acceptance)
 
-    def connection(self, *, is_opaque: bool = False) -> Connection:
+    def connection(self, *, is_opaque: bool = False, caller: Caller | None = None) -> Connection:
         """What handles a connection. HTTP/1 is assumed until the preface of HTTP/2 is seen, as Envoy's AUTO does;
-        ``is_opaque``: bytes, whatever the protocol.
+        ``is_opaque``: bytes, whatever the protocol. ``caller``: who has been verified.
         """
         is_opaque = is_opaque or self.plan.protocol is Protocol.TCP
-        return Downstream(self) if is_opaque else Http1Downstream(self)
+        return Downstream(self, caller) if is_opaque else Http1Downstream(self, caller)
 
     def handshake_began(self, acceptor: TlsAcceptor | DoorAcceptor) -> bool:
         """Account for a connection whose peer is not verified yet. False: there are too many connections."""
@@ -217,20 +218,6 @@ class Listener:
                 extra={"event": "access_denied", "listener": self.plan.name, "cluster": self.plan.cluster},
             )
 
-    def reconsider(self) -> None:
-        """The permissions have changed: ask them about the peers that are connected."""
-        for connection in tuple(self.connections):
-            peer = connection.peer
-            if peer is None:
-                continue
-            permissions = self.plan.permissions
-            is_denied = permissions is not None and not permissions.decide(peer).passes
-            if not isinstance(connection, Downstream):
-                connection.forbidden = is_denied
-            elif is_denied:
-                self.stats.rbac_denied += 1
-                connection.end(Outcome.FORBIDDEN)
-
     def may_say(self, what: str) -> bool:
         """Whether this was not said a short while ago."""
         return self._throttle.allows(what)
@@ -275,7 +262,7 @@ class Listener:
             self.idle.set()
 
     def _count_peer(self, counts: PeerCounts, connection: Connection) -> None:
-        peer = connection.peer or OTHERS
+        peer = connection.caller.id if connection.caller is not None else OTHERS
         counts.count(peer, CONNECTIONS)
         counts.count(peer, RECEIVED, connection.received)
         counts.count(peer, SENT, connection.sent)
@@ -289,6 +276,10 @@ class Listener:
             received += connection.received
             sent += connection.sent
         return received, sent
+
+    def unwelcome(self) -> list[Connection]:
+        """Connections whose peers would not be let in today."""
+        return [one for one in self.connections if one.caller is not None and not one.caller.is_still_welcome(self)]
 
     def end_connections(self, outcome: Outcome) -> None:
         for connection in tuple(self.connections):

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from ipaddress import ip_address
 from pathlib import Path
 
+from config.created_trust import Form
 from config.plan import MESH_DOMAIN
 from config.template import Variables, parse_variables
 from config.vips import CIDR_VARIABLE, DEFAULT_CIDR, Network, parse_pools
@@ -66,6 +67,11 @@ class VirtualIps:
     pools: tuple[Network, ...] = parse_pools(DEFAULT_CIDR)
     state_dir: Path | None = None
 
+    @property
+    def identity_dir(self) -> Path | None:
+        """Where the CAs that we make are kept."""
+        return self.state_dir / "identity" if self.state_dir is not None else None
+
 
 @dataclass(frozen=True, slots=True)
 class RunOptions:
@@ -79,6 +85,7 @@ class RunOptions:
     admin_port: int | None = None
     """``None``: ``networking.admin.port`` of the Dataplane, else 9901."""
     drain_time_s: float = 30.0
+    drain_untrusted: bool = False
     access_log: str | None = None
     """A path, or ``-`` for standard output."""
     concurrency: int = 1
@@ -315,6 +322,10 @@ def add_run(parser: argparse.ArgumentParser, environ: Mapping[str, str]) -> None
         "--access-log", metavar="PATH", help="a line for each HTTP exchange; - is standard output (default: none)"
     )
     parser.add_argument(
+        "--drain-untrusted", action="store_true",
+        help="when trust changes, end inbound connections whose peers would be refused now (default: they stay)",
+    )  # fmt: skip
+    parser.add_argument(
         "--dns-enabled", action=argparse.BooleanOptionalAction, type=_type(boolean, "true or false"),
         default=environ.get("KUMA_DNS_ENABLED"),
         help="serve DNS (default: once there are names of the mesh to serve) [KUMA_DNS_ENABLED]",
@@ -328,6 +339,14 @@ def add_run(parser: argparse.ArgumentParser, environ: Mapping[str, str]) -> None
     )  # fmt: skip
     parser.add_argument("--log-level", choices=["debug", "info", "warning", "error"], default="info")
     parser.add_argument("--log-format", choices=["text", "json"], default="text")
+
+
+def add_trust_export(parser: argparse.ArgumentParser, environ: Mapping[str, str]) -> None:
+    parser.add_argument("paths", nargs="+", metavar="PATH", help="files or folders with resources")
+    add_sources(parser, environ, dataplane=True)
+    parser.add_argument("--state-dir", metavar="DIR", type=Path, help="that of the proxy: it has the CAs that it made")
+    parser.add_argument("--identity", metavar="NAME", help="of this MeshIdentity (default: of all)")
+    parser.add_argument("--form", choices=list(Form), type=Form, default=Form.UNIVERSAL, help="default: %(default)s")
 
 
 def sources_of(args: argparse.Namespace, environ: Mapping[str, str], paths: Sequence[str] = ()) -> Sources:
@@ -363,6 +382,7 @@ def run_options(args: argparse.Namespace, environ: Mapping[str, str]) -> RunOpti
         admin_address=args.admin_address,
         admin_port=args.admin_port,
         drain_time_s=args.drain_time,
+        drain_untrusted=args.drain_untrusted,
         access_log=args.access_log,
         concurrency=args.concurrency,
         log_level=args.log_level,

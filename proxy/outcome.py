@@ -28,6 +28,7 @@ class Outcome(Enum):
     HEAD_TIMEOUT = ("request_header_timeout", "-")
     DOWNSTREAM_STREAM_RESET = ("downstream_reset_the_stream", "DR")
     REQUEST_TIMEOUT = ("request_timeout", "UT")
+    MAX_STREAM_DURATION = ("max_stream_duration", "UMSDR")
     STREAM_IDLE = ("stream_idle_timeout", "SI")
     NO_ENDPOINTS = ("no_healthy_upstream", "UH")
     NO_CLUSTER = ("no_cluster", "NC")
@@ -35,6 +36,7 @@ class Outcome(Enum):
     FORBIDDEN = ("access_forbidden", "UAEX")
     IDLE_TIMEOUT = ("idle_timeout", "-")
     DRAINED = ("drain_time_over", "-")
+    UNTRUSTED = ("peer_no_longer_trusted", "-")
     REMOVED = ("endpoint_removed", "-")
 
     @property

@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from config import vipstate
+from config.created_trust import CreatedTrust
 from config.load import Loaded, Loader
 from config.plan import Plan
 from config.planner import Health, Planned, Planner, ResourceState, Settings
@@ -100,6 +101,7 @@ class Process:
         self._reload_wanted = asyncio.Event()
         self._stdin = standard_input(options.sources)
         self._reported: frozenset[Problem] = frozenset()
+        self._said_unrestricted = False
         self._snapshot: Snapshot | None = None
         self._renewal: asyncio.TimerHandle | None = None
         self._renewal_due = False
@@ -150,8 +152,9 @@ class Process:
             pools=options.vips.pools,
             leases=self._read_leases(),
             extensions=self._extensions,
-            identity_dir=options.vips.state_dir,
             is_egress=options.proxy_type == "egress",
+            identity_dir=options.vips.identity_dir,
+            drain_untrusted=options.drain_untrusted,
         )
         return Planner(settings)
 
@@ -214,6 +217,7 @@ class Process:
         self._state = "LIVE"
         self._reload_stats.generation = 1
         self._say_ready(planned)
+        self._say_unrestricted(planned.plan)
 
     def _new_runtime(self, plan: Plan) -> Runtime | Fleet:
         """What carries traffic: this process, or workers. Raises :class:`StartError`."""
@@ -316,6 +320,7 @@ class Process:
         stats.generation += 1
         stats.success += 1
         self._say_reloaded(planned, applied)
+        self._say_unrestricted(planned.plan)
 
     def _expect_renewal(self) -> None:
         """Plan again when the identity's certificate is due. Looked at often, since the machine may have slept."""
@@ -361,6 +366,17 @@ class Process:
             level=logging.ERROR,
             problems=[problem.as_json() for problem in faults[:MAX_PROBLEMS_LOGGED]],
         )
+
+    def _say_unrestricted(self, plan: Plan) -> None:
+        """That nobody restricts who may come in: once, until somebody has."""
+        inbounds = [one for one in plan.listeners.values() if one.acceptance is not None]
+        is_unrestricted = any(one.permissions is None for one in inbounds)
+        if is_unrestricted and not self._said_unrestricted:
+            log.warning(
+                "there is no MeshTrafficPermission: every verified peer may use the inbounds",
+                extra={"event": "inbounds_unrestricted"},
+            )
+        self._said_unrestricted = is_unrestricted
 
     def _report(self, problems: Iterable[Problem]) -> None:
         """Log each problem once, until it goes away."""
@@ -437,7 +453,8 @@ class Process:
 
     def _resources(self) -> list[dict[str, object]]:
         assert self._planned is not None
-        return [self._resource_row(state) for state in self._planned.resources]
+        rows = [self._resource_row(state) for state in self._planned.resources]
+        return rows + list(map(_created_row, self._planned.created_trusts))
 
     def _resource_row(self, state: ResourceState) -> dict[str, object]:
         status = state.status.as_json() if state.status is not None else {}
@@ -496,6 +513,25 @@ class Process:
             await self._admin.close()
         if self._dns is not None:
             await self._dns.close()
+
+
+def _created_row(created: CreatedTrust) -> dict[str, object]:
+    """A MeshTrust that is in no file of its own: its content is shown, to be copied."""
+    return {
+        "type": "MeshTrust",
+        "mesh": created.mesh,
+        "name": created.name,
+        "kri": created.kri,
+        "file": created.file,
+        "line": created.line,
+        "problems": [],
+        "spec": created.spec,
+        "status": {
+            "conditions": [
+                {"type": "Accepted", "status": "True", "reason": "Accepted", "message": f"created by {created.origin}"}
+            ]
+        },
+    }
 
 
 def _first_few(failures: list[str], shown: int = 3) -> str:

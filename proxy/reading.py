@@ -46,6 +46,7 @@ def read_all(sources: Sources, partial: bool, vips: VirtualIps | None = None) ->
         pools=vips.pools,
         leases=read_leases(vips),
         extensions=InstalledExtensions(),
+        identity_dir=vips.identity_dir,
     )
     planner = Planner(settings)
     dataplane = read_dataplane(sources, standard_input(sources))

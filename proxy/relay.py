@@ -30,11 +30,11 @@ from typing import TYPE_CHECKING, Protocol, cast
 from proxy.dialled import ClusterConnection, Idleness
 from proxy.outcome import Outcome
 from proxy.tasks import spawn
-from proxy.tls_stream import PEER_IDENTITY
 from tls.handshake import Refused
 
 if TYPE_CHECKING:
     from proxy.balance import Endpoint
+    from proxy.caller import Caller
     from proxy.cluster import Cluster
     from proxy.listener import Listener
 
@@ -61,11 +61,6 @@ def reset(transport: ByteTransport) -> None:
     if sock is not None and not transport.is_closing() and sock.family != socket.AF_UNIX:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER_RESET)
     transport.abort()
-
-
-def peer_of(transport: ByteTransport) -> str | None:
-    """The verified SPIFFE ID of the client, where it has one."""
-    return cast("str | None", transport.get_extra_info(PEER_IDENTITY))
 
 
 class Side(asyncio.Protocol):
@@ -167,12 +162,13 @@ class Downstream(Side):
     """The side towards the application, and the relay itself."""
 
     __slots__ = (
-        "_connecting", "_held", "cluster", "destination", "listener", "outcome", "started_s", "upstream",
+        "_connecting", "_held", "caller", "cluster", "destination", "listener", "outcome", "started_s", "upstream",
     )  # fmt: skip
 
-    def __init__(self, listener: Listener) -> None:
+    def __init__(self, listener: Listener, caller: Caller | None = None) -> None:
         super().__init__()
         self.listener = listener
+        self.caller = caller
         self.cluster: Cluster | None = None
         self.destination: Endpoint | None = None
         """Where it has to go, of a connection that is only passed through; else the cluster knows."""
@@ -226,11 +222,6 @@ class Downstream(Side):
         if self.ended:
             upstream.transport.write_eof()
         return True
-
-    @property
-    def peer(self) -> str | None:
-        """The verified SPIFFE ID of the client, where it has one."""
-        return peer_of(self.transport)
 
     @property
     def sent(self) -> int:

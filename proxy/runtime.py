@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 
 from config.plan import Add, Change, ClusterPlan, Direction, ListenerPlan, Plan, Remove, Step, diff
 from proxy.cluster import Cluster, Services
-from proxy.listener import ConnectionLimit, Listener
+from proxy.listener import Connection, ConnectionLimit, Listener
 from proxy.outcome import Outcome
 from proxy.peer_counts import PeerCounts
 from proxy.redirect import Destination
@@ -58,12 +58,14 @@ class Runtime:
         self._leaving: set[Listener] = set()
         self._destinations: dict[Destination, str] = {}
         """The names of listeners by their addresses, while the kernel redirects connections to us."""
+        self._drains_untrusted = plan.drain_untrusted
 
     async def apply(self, plan: Plan) -> Applied:
         # What failed to open is not running: take it out of the old plan, so that it is added again.
         running = {name: part for name, part in self.plan.listeners.items() if name not in self.failed}
         steps = diff(replace(self.plan, listeners=running), plan)
         self.failed = {}
+        self._drains_untrusted = plan.drain_untrusted
         for step in steps:  # all ports that are given up, before any is taken: two listeners may swap theirs
             if isinstance(step, Change) and _moves(step):
                 await self._leave(self.listeners.pop(step.old.name))
@@ -95,10 +97,9 @@ class Runtime:
                 await self._listen(part)
             case Change(_, ListenerPlan() as part):
                 listener = self.listeners[part.name]
-                is_other = part.permissions != listener.plan.permissions
                 listener.plan, listener.cluster = part, self.clusters.get(part.cluster)
-                if is_other:
-                    listener.reconsider()
+                if self._drains_untrusted:
+                    self._part_with_the_unwelcome(listener)
             case Remove(ListenerPlan() as part):
                 if part.name in self.listeners:
                     await self._leave(self.listeners.pop(part.name))
@@ -154,6 +155,28 @@ class Runtime:
         await self._emptied([listener], 1.0)
         listener.abort_connections()
         self._leaving.discard(listener)
+
+    def _part_with_the_unwelcome(self, listener: Listener) -> None:
+        """Connections whose peers are no longer trusted or permitted take no more requests, and end within the drain
+        time.
+        """
+        unwelcome = listener.unwelcome()
+        if unwelcome:
+            log.warning(
+                "%s: %d connections are drained: their peers are no longer trusted or permitted",
+                listener.plan.name,
+                len(unwelcome),
+                extra={"event": "peers_drained", "listener": listener.plan.name, "connections": len(unwelcome)},
+            )
+            for connection in unwelcome:
+                connection.drain()
+            spawn(self._end_later(listener, unwelcome), f"drain peers of {listener.plan.name}")
+
+    async def _end_later(self, listener: Listener, connections: Iterable[Connection]) -> None:
+        await asyncio.sleep(self._drain_time_s)
+        for connection in connections:
+            if connection in listener.connections:
+                connection.end(Outcome.UNTRUSTED)
 
     async def drain(self) -> None:
         """Stop accepting, give connections the drain time, then end those that are left."""

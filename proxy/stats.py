@@ -175,6 +175,14 @@ class ClusterStats(Stats):
         "upstream_rq_pending_overflow",
         "upstream_rq_pending_failure_eject",
         "upstream_rq_retry",
+        "upstream_rq_retry_success",
+        "upstream_rq_retry_overflow",
+        "upstream_rq_retry_limit_exceeded",
+        "upstream_rq_retry_backoff_exponential",
+        "retry_or_shadow_abandoned",
+        "upstream_rq_per_try_timeout",
+        "upstream_rq_max_duration_reached",
+        "upstream_cx_max_duration_reached",
         "upstream_rq_rx_reset",
         "upstream_rq_tx_reset",
         "upstream_rq_timeout",
@@ -223,6 +231,14 @@ class ClusterStats(Stats):
     upstream_rq_pending_overflow: int
     upstream_rq_pending_failure_eject: int
     upstream_rq_retry: int
+    upstream_rq_retry_success: int
+    upstream_rq_retry_overflow: int
+    upstream_rq_retry_limit_exceeded: int
+    upstream_rq_retry_backoff_exponential: int
+    retry_or_shadow_abandoned: int
+    upstream_rq_per_try_timeout: int
+    upstream_rq_max_duration_reached: int
+    upstream_cx_max_duration_reached: int
     upstream_rq_rx_reset: int
     upstream_rq_tx_reset: int
     upstream_rq_timeout: int

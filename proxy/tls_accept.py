@@ -21,17 +21,16 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, cast
 
 from config.plan import Protocol
-from proxy.peer_counts import DENIED
-from proxy.relay import Downstream
+from proxy.caller import Caller
 from proxy.tls_stream import TlsStream
 from tls import inbound_verdict
 from tls.acceptance import Acceptance, InboundMode
 from tls.cause import Cause
 from tls.client_hello import Traffic, sniff
 from tls.material import MaterialError
-from tls.permissions import Decision, Judgement
 from tls.server_context import server_context
 from tls.server_handshake import Accepted, ServerHandshake
+from tls.svid import recheck
 from tls.verdict import Refused, Verdict
 
 if TYPE_CHECKING:
@@ -111,53 +110,33 @@ class TlsAcceptor(asyncio.Protocol):
             self._admit(handshake.accepted)
 
     def _admit(self, accepted: Accepted) -> None:
-        """The peer is who it says. May it pass?"""
+        """The peer is who it says."""
         listener, raw = self._listener, self._raw
         assert raw is not None
+        today = listener.plan.acceptance
+        if today is not None and today is not self._acceptance:  # trust may have changed during the handshake
+            try:
+                recheck(accepted.peer, today.bundles)
+            except Refused as refused:
+                self._refuse(refused)
+                return
         stats = listener.stats
         stats.ssl_handshake += 1
         stats.ssl_session_reused += accepted.resumed
-        permissions = listener.plan.permissions
-        is_denied = False
-        if permissions is not None:
-            judgement = permissions.judge(str(accepted.peer.id))
-            self._account(judgement, accepted)
-            is_denied = not judgement.passes
-            if is_denied and listener.plan.protocol is Protocol.TCP:
-                stream = TlsStream(raw, accepted, asyncio.Protocol(), self._now)
-                raw.set_protocol(stream)
-                self._end()
-                stream.close()
-                return
-        connection = listener.connection()
-        if is_denied and not isinstance(connection, Downstream):
-            connection.forbidden = True  # it is told so, with 403
+        caller = Caller(accepted, is_named=not listener.plan.door)
+        if listener.plan.protocol is Protocol.TCP and not caller.passes(listener):
+            # A peer that speaks HTTP is told so instead, request by request.
+            stream = TlsStream(raw, accepted, asyncio.Protocol(), self._now)
+            raw.set_protocol(stream)
+            self._end()
+            stream.close()
+            return
+        connection = listener.connection(caller=caller)
         stream = TlsStream(raw, accepted, connection, self._now)
         raw.set_protocol(stream)
         self._end()
         connection.connection_made(stream)
         stream.deliver_pending()
-
-    def _account(self, judgement: Judgement, accepted: Accepted) -> None:
-        listener, peer, decision = self._listener, str(accepted.peer.id), judgement.decision
-        stats = listener.stats
-        match decision:
-            case Decision.ALLOW:
-                stats.rbac_allowed += 1
-                return
-            case Decision.SHADOW_DENY:
-                stats.rbac_shadow_denied += 1
-                said = f"passes, and would be denied otherwise: {judgement.why}"
-            case Decision.DENY:
-                stats.rbac_denied += 1
-                said = f"is denied: {judgement.why}"
-                if listener.peer_counts is not None:
-                    listener.peer_counts.count(peer, DENIED)
-        name = listener.plan.name
-        if listener.may_say(f"{decision} {name} {peer}"):
-            rule = judgement.match.source if judgement.match is not None else None
-            event = {"event": f"peer_{decision}", "listener": name, "peer": peer, "rule": rule}
-            log.warning("%s: %s %s", name, peer, said, extra=event)
 
     def _pass_through(self, *, is_opaque: bool) -> None:
         """Without mTLS, as a permissive inbound may."""

@@ -23,9 +23,6 @@ from tls.server_handshake import Accepted
 _CIPHERTEXT = memoryview(bytearray(256 * 1024))
 """Where every stream of the process reads to: the bytes are taken out before the next read can begin."""
 
-PEER_IDENTITY = "peer_identity"
-"""For ``get_extra_info``: the verified SPIFFE ID of a client."""
-
 MAX_RECORD_BYTES = 16 * 1024  # RFC 8446 §5.1: the most plaintext that one record carries
 
 
@@ -316,6 +313,4 @@ class TlsStream(asyncio.Transport, asyncio.BufferedProtocol):
     def get_extra_info(self, name: str, default: Any = None) -> Any:
         if name == "ssl_object":
             return self._ssl
-        if name == PEER_IDENTITY:
-            return str(self._established.peer.id) if isinstance(self._established, Accepted) else default
         return self._raw.get_extra_info(name, default)

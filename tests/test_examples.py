@@ -194,6 +194,7 @@ def test_all_together_are_valid(tmp_path: Path) -> None:
     warned = {(problem["type"], problem["name"], problem["field"]) for problem in json.loads(done.stdout)}
     assert warned == {
         ("Dataplane", "backend", "networking.inbound[0]"),
+        ("MeshExternalService", "backend", "spec.tls.verification.caCert"),  # two-zones makes the Secret
         ("MeshExternalService", "spiffe-service", "spec.tls.verification.subjectAltNames[1].value"),
     }
 

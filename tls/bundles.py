@@ -158,6 +158,17 @@ def load_anchors(bundle: TrustBundle) -> tuple[x509.Certificate, ...]:
     return tuple(map(load_certificate, bundle.anchors))
 
 
+@lru_cache(maxsize=1024)
+def fingerprint(der: bytes) -> bytes:
+    """SHA-256 of a CA certificate: one object for each, since every peer that it vouches for is remembered with it."""
+    return hashlib.sha256(der).digest()
+
+
+@lru_cache(maxsize=512)
+def anchor_fingerprints(bundle: TrustBundle) -> frozenset[bytes]:
+    return frozenset(map(fingerprint, bundle.anchors))
+
+
 def _digest(bundles: Iterable[TrustBundle]) -> str:
     digest = hashlib.sha256()
     for bundle in bundles:

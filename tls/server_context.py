@@ -17,11 +17,15 @@ import warnings
 from dataclasses import dataclass
 from functools import lru_cache
 
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
+
 from tls.acceptance import Acceptance
 from tls.bundles import TrustBundles
 from tls.context import LEGACY_CIPHERS, MODERN_CIPHERS
 from tls.key_pair import load_key_pair
 from tls.material import MaterialError
+from tls.names import read_names
 from tls.presented import can_observe, observe
 from tls.svid import SvidJudge
 
@@ -41,6 +45,8 @@ class ServerContext:
     handshake: ssl.SSLContext
     quiet: ssl.SSLContext
     judge: SvidJudge
+    local_id: str
+    """The SPIFFE ID that is presented; empty where the certificate has none."""
 
 
 class _Settings:
@@ -79,12 +85,19 @@ def _server_context(settings: _Settings) -> ServerContext:
     if can_observe():
         handshake = _build(settings.acceptance)
         observe(handshake)
-    return ServerContext(handshake, quiet, _judge(settings.acceptance.bundles))
+    judge = _judge(settings.acceptance.bundles)
+    return ServerContext(handshake, quiet, judge, _uri_of(settings.acceptance.identity.chain_pem))
 
 
 @lru_cache(maxsize=MAX_JUDGES)
 def _judge(bundles: TrustBundles) -> SvidJudge:
     return SvidJudge(bundles)
+
+
+def _uri_of(chain_pem: bytes) -> str:
+    leaf = x509.load_pem_x509_certificates(chain_pem)[0]
+    uris = read_names(leaf.public_bytes(Encoding.DER)).uris
+    return uris[0] if uris else ""
 
 
 def _build(acceptance: Acceptance) -> ssl.SSLContext:

@@ -39,7 +39,8 @@ ALERT_CERTIFICATE_UNKNOWN = bytes((0x15, 3, 3, 0, 2, 2, 46))
 class Accepted:
     """A verified connection. Application data may already wait in ``incoming``: read before waiting for more.
 
-    ``leaf`` is the peer's certificate, DER; ``alpn`` the protocol that was selected, if any.
+    ``leaf`` is the peer's certificate, DER; ``alpn`` the protocol that was selected, if any; ``local_id`` the SPIFFE ID
+    that we presented.
     """
 
     sslobj: ssl.SSLObject
@@ -51,6 +52,7 @@ class Accepted:
     resumed: bool
     peer: Peer
     leaf: bytes
+    local_id: str
     renegotiation_allowed: bool = False
 
     def remember(self, now: datetime) -> None:
@@ -136,6 +138,7 @@ class ServerHandshake:
             resumed=is_resumed,
             peer=peer,
             leaf=leaf,
+            local_id=self._context.local_id,
         )
 
     def _part(self) -> bytes:

@@ -36,17 +36,18 @@ import hashlib
 import ssl
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from functools import lru_cache
 from typing import Any
 
 from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509 import verification
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from tls import inbound_verdict as verdict
-from tls.bundles import TrustBundle, TrustBundles, load_anchors
+from tls.bundles import TrustBundle, TrustBundles, anchor_fingerprints, fingerprint, load_anchors
 from tls.names import UNREADABLE, load_certificate
 from tls.spiffe import MalformedSpiffeId, SpiffeId, parse_spiffe_id
 from tls.verdict import Refused
@@ -75,12 +76,14 @@ SERVER = Purpose(ExtendedKeyUsageOID.SERVER_AUTH, "serverAuth")
 @dataclass(frozen=True, slots=True)
 class Peer:
     """A verified peer. ``leaf_sha256`` is hexadecimal, of the DER; the verification holds ``until`` that moment, when
-    the first certificate of the path ends.
+    the first certificate of the path ends. ``vouchers`` are the SHA-256 of the certificates above the leaf: the peer is
+    trusted while one of them is an anchor of its domain.
     """
 
     id: SpiffeId
     leaf_sha256: str
     until: datetime
+    vouchers: tuple[bytes, ...] = field(default=(), repr=False)
 
 
 class SvidJudge:
@@ -131,7 +134,21 @@ class SvidJudge:
         proven = _piece_up_to(bundle, path) or verify_against(bundle, certificate, presented[1:], now, self._purpose)
         if proven is None:
             raise Refused(verdict.wrong_trust_domain(identity, self.bundles, path[-1:], presented))
-        return Peer(identity, certificate_sha256(leaf), until=min(one.not_valid_after_utc for one in proven))
+        until = min(one.not_valid_after_utc for one in proven)
+        above = dict.fromkeys((*path[1:], *(one.public_bytes(Encoding.DER) for one in proven[1:])))
+        return Peer(identity, certificate_sha256(leaf), until, tuple(map(fingerprint, above)))
+
+
+def recheck(peer: Peer, bundles: TrustBundles) -> None:
+    """Judge a peer that was accepted by other bundles, without its certificates: by the path that was verified then. A
+    piece of it up to an anchor of today is valid by itself (the third step above). A peer that only another path could
+    save is refused: it may come again. Raises :class:`~tls.verdict.Refused`.
+    """
+    bundle = bundles.get(peer.id.trust_domain)
+    if bundle is None:
+        raise Refused(verdict.unknown_trust_domain(peer.id, bundles, ()))
+    if anchor_fingerprints(bundle).isdisjoint(peer.vouchers):
+        raise Refused(verdict.wrong_trust_domain(peer.id, bundles, (), ()))
 
 
 def certificate_sha256(der: bytes) -> str:

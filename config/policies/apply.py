@@ -9,10 +9,11 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from config.plan import ClusterPlan, HashPolicyPlan, HashSource, LoadBalancer, Protocol, RetryPlan
+from config.plan import ClusterPlan, EjectionPlan, HashPolicyPlan, HashSource, LoadBalancer, Protocol, RetryPlan
 from config.policies.selection import Terms
-from config.resources.meshcircuitbreaker import CircuitBreakerConf, OutlierDetection
+from config.resources.meshcircuitbreaker import CircuitBreakerConf, Consecutive, OutlierDetection
 from config.resources.meshloadbalancingstrategy import (
+    MAX_RING_SIZE,
     HashPolicy,
     LoadBalancerConf,
     LoadBalancingConf,
@@ -21,6 +22,7 @@ from config.resources.meshretry import (
     GRPC_CONDITIONS,
     HTTP_CONDITIONS,
     METHOD_PREFIX,
+    HttpRetries,
     Retries,
     RetryConf,
 )
@@ -32,6 +34,10 @@ REQUEST_TIMEOUT_S = 15.0
 STREAM_IDLE_TIMEOUT_S = 1800.0
 
 CONSECUTIVE_FAILURES = 5
+FIRST_EJECTION_S = 30.0
+LONGEST_EJECTION_S = 300.0
+EJECTED_PERCENT = 10
+MIN_RING_SIZE = 1024
 RETRY_HTTP = frozenset(["gateway-error", "connect-failure", "refused-stream"])
 RETRY_GRPC = frozenset(
     [
@@ -107,20 +113,35 @@ def _limits(conf: CircuitBreakerConf) -> dict[str, Any]:
         }
         fields |= {name: value for name, value in given.items() if value is not None}
     if conf.outlier_detection is not None:
-        fields["failures_to_eject"] = _failures_to_eject(conf.outlier_detection)
+        fields["ejection"] = _ejection(conf.outlier_detection)
     return fields
 
 
-def _failures_to_eject(outliers: OutlierDetection) -> int:
-    """Failures to connect are the balancer's only measure: they count as failures of any kind (``totalFailures``) or,
-    where Kuma splits them, by themselves.
+def _ejection(outliers: OutlierDetection) -> EjectionPlan:
+    """Failures to connect count as 503, as in Envoy, which both detectors of errors see; or, where Kuma splits them, by
+    themselves.
     """
     detectors = outliers.detectors
     if outliers.disabled or detectors is None:
-        return 0
-    detector = detectors.total_failures
+        return EjectionPlan(failures=0)
+    errors, gateway = _count(detectors.total_failures), _count(detectors.gateway_failures)
+    failures = min(filter(None, (errors, gateway)), default=0)
     if outliers.split_external_and_local_errors:
-        detector = detectors.local_origin_failures
+        failures = _count(detectors.local_origin_failures)
+    first_s = _or(outliers.base_ejection_time, FIRST_EJECTION_S)
+    percent = outliers.max_ejection_percent
+    return EjectionPlan(
+        failures=failures,
+        server_errors=errors,
+        gateway_errors=gateway,
+        first_s=first_s,
+        longest_s=max(first_s, LONGEST_EJECTION_S),
+        max_percent=EJECTED_PERCENT if percent is None else percent,
+    )
+
+
+def _count(detector: Consecutive | None) -> int:
+    """0 for one that is off."""
     if detector is None:
         return 0
     return detector.consecutive if detector.consecutive is not None else CONSECUTIVE_FAILURES
@@ -141,9 +162,11 @@ def _retries(conf: RetryConf, protocol: Protocol) -> dict[str, Any]:
 
 
 def _retry_plan(retries: Retries, *, is_grpc: bool) -> RetryPlan | None:
-    """``None`` for no retries. Methods and statuses leave the default conditions in place, as in Kuma."""
+    """``None`` for no retries. Methods and statuses leave the default conditions in place, as in Kuma. Where only
+    requests with certain headers may be sent again, none is: to ignore the restriction would be the worse mistake.
+    """
     count = retries.num_retries if retries.num_retries is not None else RetryPlan().retries
-    if count == 0:
+    if count == 0 or (isinstance(retries, HttpRetries) and retries.retriable_request_headers):
         return None
     items = retries.retry_on or ()
     names = GRPC_CONDITIONS if is_grpc else HTTP_CONDITIONS
@@ -173,6 +196,11 @@ def _balancing(conf: LoadBalancingConf) -> dict[str, Any]:
         fields["load_balancer"] = balancer.type
         if balancer.least_request is not None:
             fields["least_request_choices"] = balancer.least_request.choice_count
+        ring, maglev = balancer.ring_hash, balancer.maglev
+        if ring is not None:
+            fields["ring_sizes"] = ring.min_ring_size or MIN_RING_SIZE, ring.max_ring_size or MAX_RING_SIZE
+        if maglev is not None and maglev.table_size is not None:
+            fields["maglev_table_size"] = maglev.table_size
     policies = conf.hash_policies
     if policies is None:
         policies = _nested_hash_policies(balancer) if balancer is not None else ()

@@ -154,8 +154,10 @@ class MeshCircuitBreaker(InboundPolicy):
     rules_shown_as: ClassVar[str] = "from"
     no_effect: ClassVar[Sequence[Path]] = (
         ("connectionLimits", "maxConnectionPools"),
-        ("connectionLimits", "maxRetries"),
-        ("outlierDetection",),
+        ("outlierDetection", "interval"),
+        ("outlierDetection", "detectors", "successRate"),
+        ("outlierDetection", "detectors", "failurePercentage"),
+        ("outlierDetection", "healthyPanicThreshold"),
     )
 
     to: Listed[CircuitBreakerTo] = Field((), description="Limits of what the proxy sends.")

@@ -6,6 +6,7 @@ Kuma's ``pkg/plugins/policies/meshloadbalancingstrategy/api/v1alpha1``.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from math import isqrt
 from typing import Annotated, ClassVar
 
 from pydantic import Field
@@ -64,6 +65,8 @@ class HashPolicy(Node):
             HashSource.QUERY_PARAMETER: ("queryParameter", self.query_parameter),
             HashSource.FILTER_STATE: ("filterState", self.filter_state),
         }
+        if self.type == HashSource.FILTER_STATE:
+            yield warning(("type",), f"{self.type} {NO_EFFECT}")
         if self.type == _SOURCE_IP:
             return
         if self.type not in set(HashSource):
@@ -121,6 +124,14 @@ class LoadBalancerConf(Node):
         for name, part in (("ringHash", self.ring_hash), ("maglev", self.maglev)):
             if part is not None:
                 yield from _hash_rules(part.hash_policies, (name, "hashPolicies"))
+        size = self.maglev.table_size if self.maglev is not None else None
+        if size is not None and not _is_prime(size):
+            # Kuma lets it pass, and Envoy refuses the cluster: an endpoint's walk through the table would not end.
+            yield Violation(("maglev", "tableSize"), "must be a prime number")
+
+
+def _is_prime(number: int) -> bool:
+    return number > 1 and all(number % divisor for divisor in range(2, isqrt(number) + 1))
 
 
 class AffinityTag(Node):
@@ -161,9 +172,6 @@ class LoadBalancingConf(Conf):
     def rules(self) -> Iterator[Violation]:
         if self.load_balancer is not None:
             yield from (violation.under(("loadBalancer",)) for violation in self.load_balancer.rules())
-            if self.load_balancer.type is not LoadBalancer.ROUND_ROBIN:
-                text = f"{self.load_balancer.type} {NO_EFFECT}: endpoints are used in turn"
-                yield warning(("loadBalancer", "type"), text)
         yield from _hash_rules(self.hash_policies or (), ("hashPolicies",))
         if self.locality_awareness is not None:
             yield from (violation.under(("localityAwareness",)) for violation in self.locality_awareness.rules())
@@ -179,7 +187,11 @@ class MeshLoadBalancingStrategy(Policy):
     kind: ClassVar[str] = "MeshLoadBalancingStrategy"
     short: ClassVar[str] = "mlbs"
     to_kinds: ClassVar[Sequence[TargetKind]] = (*SERVICE_KINDS, TargetKind.MESH_HTTP_ROUTE)
-    no_effect: ClassVar[Sequence[Path]] = (("hashPolicies",), ("localityAwareness",))
+    no_effect: ClassVar[Sequence[Path]] = (
+        ("loadBalancer", "leastRequest", "activeRequestBias"),
+        ("loadBalancer", "ringHash", "hashFunction"),
+        ("localityAwareness",),
+    )
 
     to: Listed[LoadBalancingTo] = Field((), description="Balancing of what the proxy sends.")
 

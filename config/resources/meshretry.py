@@ -204,7 +204,14 @@ class MeshRetry(Policy):
     short: ClassVar[str] = "mr"
     to_kinds: ClassVar[Sequence[TargetKind]] = (*SERVICE_KINDS, TargetKind.MESH_HTTP_ROUTE)
     conf_path: ClassVar[Path] = ("conf",)
-    no_effect: ClassVar[Sequence[Path]] = (("http",), ("grpc",))
+    no_effect: ClassVar[Sequence[Path]] = (
+        ("http", "rateLimitedBackOff"),
+        ("http", "retriableRequestHeaders"),
+        ("http", "retriableResponseHeaders"),
+        ("http", "hostSelection"),
+        ("http", "hostSelectionMaxAttempts"),
+        ("grpc", "rateLimitedBackOff"),
+    )
 
     to: Listed[RetryTo] = Field((), description="Retries of what the proxy sends.")
 

@@ -10,7 +10,6 @@ from typing import ClassVar
 
 from pydantic import Field
 
-from config.document import Path
 from config.policies.checks import not_negative, positive
 from config.policies.inbound import FromEntry, InboundPolicy, RuleEntry
 from config.policies.policy import SERVICE_KINDS, TOP_KINDS, Conf, ToEntry
@@ -77,10 +76,6 @@ class MeshTimeout(InboundPolicy):
     short: ClassVar[str] = "mt"
     top_kinds: ClassVar[Sequence[TargetKind]] = (*TOP_KINDS, TargetKind.MESH_HTTP_ROUTE)
     to_kinds: ClassVar[Sequence[TargetKind]] = (*SERVICE_KINDS, TargetKind.MESH_HTTP_ROUTE)
-    no_effect: ClassVar[Sequence[Path]] = (
-        ("http", "maxStreamDuration"),
-        ("http", "maxConnectionDuration"),
-    )
 
     to: Listed[TimeoutTo] = Field((), description="Timeouts of what the proxy sends.")
     from_: Listed[TimeoutFrom] = Field((), alias="from", description="Timeouts of what it receives (Kuma 2).")

@@ -13,7 +13,7 @@ from datetime import datetime
 from functools import lru_cache
 from typing import Literal
 
-from config.plan import ClusterPlan
+from config.plan import ClusterPlan, Plan
 from proxy.admin.context import AdminContext
 from proxy.admin.http import SLICE, Request, Response, json_response
 from proxy.balance import Endpoint
@@ -41,7 +41,8 @@ class Expiry:
 
 def view(context: AdminContext, request: Request) -> Response:
     """Envoy's shape, an entry for each distinct pair of anchors and client certificate; ``peers`` is ours: the leaf
-    with which each endpoint was last verified.
+    with which each endpoint was last verified, ``identity`` what inbounds present, ``trust`` by what they judge their
+    peers.
     """
     now = context.utc_now()
     seen: set[tuple[str, str]] = set()
@@ -64,7 +65,35 @@ def view(context: AdminContext, request: Request) -> Response:
         for endpoint in cluster.balancer
         if endpoint.peer is not None
     ]
-    return json_response({"certificates": certificates, "peers": peers})
+    running = context.runtime.plan
+    ours = {"trust": _trust(running, now), "identity": _identity(running, now)}
+    return json_response({"certificates": certificates, "peers": peers} | ours)
+
+
+def _trust(plan: Plan, now: datetime) -> list[dict[str, object]]:
+    return [
+        {
+            "trust_domain": name,
+            "generation": plan.trust_generations.get(name, 0),
+            "expiration_time": _iso(bundle.expires),
+            "ca_cert": [_as_json(one, ", ".join(bundle.sources), now) for one in bundle.certificates],
+        }
+        for name, bundle in plan.trust.by_domain.items()
+    ]
+
+
+def _identity(plan: Plan, now: datetime) -> dict[str, object] | None:
+    identity = plan.identity
+    if identity is None:
+        return None
+    acceptances = (listener.acceptance for listener in plan.listeners.values())
+    pair = next((one.identity for one in acceptances if one is not None), None)
+    return {
+        "spiffe_id": identity.id,
+        "resource": identity.resource,
+        "renewal_time": _iso(identity.renew_at),
+        "cert_chain": [_as_json(one, pair.source, now) for one in facts(pair.chain_pem)] if pair is not None else [],
+    }
 
 
 def endpoint_text(endpoint: Endpoint) -> str:
@@ -98,8 +127,12 @@ async def expiries(context: AdminContext) -> list[Expiry]:
 
 
 async def days_until_first_expiry(context: AdminContext) -> int:
-    """Of our own certificates and of the anchors that the user gave; 0 once one is expired."""
+    """Of our own certificates and of the anchors that the user gave; 0 once one is expired. The identity's certificate
+    is left out: it is renewed without anybody's help.
+    """
     moments = [expiry.not_after for expiry in await expiries(context) if expiry.role != "peer_leaf"]
+    bundles = context.runtime.plan.trust.by_domain.values()
+    moments += [one.not_after for bundle in bundles for one in bundle.certificates if one.not_after is not None]
     return _days(min(moments), context.utc_now()) if moments else NO_CERTIFICATE
 
 

@@ -6,21 +6,16 @@ a supervisor the sum of its workers.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Protocol
 
 from config.plan import ClusterPlan, ListenerPlan, Plan
-from proxy.balance import Balancer, Endpoint
+from proxy.balance import Balancer
 from proxy.cluster import Watched
 from proxy.memory import Memory, memory_held
 from proxy.stats import ClusterStats, DnsStats, HttpStats, ListenerStats, ReloadStats, WorkerStats
-
-
-class PoolView(Protocol):
-    def active_requests(self) -> Counter[Endpoint]: ...
 
 
 class ClusterView(Protocol):
@@ -30,8 +25,6 @@ class ClusterView(Protocol):
     stats: ClusterStats
     balancer: Balancer
 
-    @property
-    def http(self) -> PoolView: ...
     @property
     def watches(self) -> Iterable[Watched]: ...
     def byte_totals(self) -> tuple[int, int]: ...

@@ -15,6 +15,7 @@ import re
 from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Mapping
 from itertools import accumulate
 
+from config.plan import Plan
 from proxy.admin import certs
 from proxy.admin.context import AdminContext
 from proxy.admin.http import SLICE, Request, Response
@@ -41,6 +42,7 @@ async def _write(context: AdminContext, selection: Selection) -> AsyncGenerator[
     if selection.pattern is None and selection.wants("Gauges"):
         yield (await _expiries(context)).encode()
         yield _broken(context).encode()
+        yield _trust(context.runtime.plan).encode()
 
 
 def _families(table: Table, selection: Selection) -> Iterator[Iterator[str]]:
@@ -205,6 +207,28 @@ def _broken(context: AdminContext) -> str:
         "1 for a resource with a condition that is False; the reason is the condition's",
         samples,
     )
+
+
+def _trust(plan: Plan) -> str:
+    bundles = plan.trust.by_domain
+    text = _family(
+        "koguma_trust_bundle_generation",
+        "the number of the last change of a trust domain's bundle",
+        [({"trust_domain": name}, plan.trust_generations.get(name, 0)) for name in bundles],
+    )
+    text += _family(
+        "koguma_trust_bundle_not_after_seconds",
+        "when the last CA certificate of a trust domain expires, in seconds since the epoch",
+        [({"trust_domain": name}, bundle.expires.timestamp()) for name, bundle in bundles.items()],
+    )
+    identity = plan.identity
+    if identity is not None and identity.not_after is not None:
+        text += _family(
+            "koguma_identity_not_after_seconds",
+            "when the certificate of this proxy's identity expires, in seconds since the epoch",
+            [({"spiffe_id": identity.id}, identity.not_after.timestamp())],
+        )
+    return text
 
 
 def failing_condition(row: dict[str, object]) -> dict[str, object] | None:

@@ -240,7 +240,7 @@ def _rbac(listener: ListenerView) -> dict[str, int]:
 
 
 def _koguma(context: AdminContext) -> Row:
-    reload, dns = context.reload, context.dns
+    reload, dns, plan = context.reload, context.dns, context.runtime.plan
     unverified = sum(
         cluster.plan.tls is not None and cluster.plan.tls.mode is not Mode.SECURED
         for cluster in context.runtime.clusters.values()
@@ -255,7 +255,13 @@ def _koguma(context: AdminContext) -> Row:
         | {"workers.crashed": crashed},
         gauges={f"reload.{name}": value for name, value in gauges.items()}
         | {f"dns.{name}": value for name, value in dns.gauged()}
-        | {"generation": reload.generation, "unverified_services": unverified, "workers.running": running},
+        | {
+            "generation": reload.generation,
+            "unverified_services": unverified,
+            "workers.running": running,
+            "trust.domains": len(plan.trust.by_domain),
+            "trust.generation": max(plan.trust_generations.values(), default=0),
+        },
         histograms={f"dns.{name}": histogram for name, histogram in dns.observed()},
     )
 

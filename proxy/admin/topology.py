@@ -101,10 +101,9 @@ def _cluster_lines(cluster: ClusterView, now_s: float) -> Iterator[str]:
         for limit, value in limits.items():
             yield f"{name}::{priority}_priority::{limit}::{value}"
     yield f"{name}::added_via_api::false"
-    active = cluster.http.active_requests()
     for endpoint in cluster.balancer:
         host = f"{name}::{endpoint_text(endpoint)}"
-        for stat, value in _host_stats(endpoint, active[endpoint]):
+        for stat, value in _host_stats(endpoint):
             yield f"{host}::{stat}::{value}"
         yield f"{host}::hostname::{endpoint.host or ''}"
         yield f"{host}::health_flags::{'/failed_outlier_check' if is_ejected(endpoint, now_s) else 'healthy'}"
@@ -118,12 +117,12 @@ def _cluster_lines(cluster: ClusterView, now_s: float) -> Iterator[str]:
         yield f"{host}::local_origin_success_rate::-1"
 
 
-def _host_stats(endpoint: Endpoint, rq_active: int) -> Iterator[tuple[str, int]]:
+def _host_stats(endpoint: Endpoint) -> Iterator[tuple[str, int]]:
     """A layer-4 relay has no requests: those stay at zero, as they do in Envoy. So do some that we do not count."""
     yield "cx_active", endpoint.cx_active
     yield "cx_connect_fail", endpoint.cx_connect_fail
     yield "cx_total", endpoint.cx_total
-    yield "rq_active", rq_active
+    yield "rq_active", endpoint.rq_active
     yield "rq_error", 0
     yield "rq_pending_active", 0
     yield "rq_success", 0
@@ -146,8 +145,7 @@ def _cluster_status(cluster: ClusterView, now_s: float) -> dict[str, object]:
     """``envoy.admin.v3.ClusterStatus``; as in protobuf's JSON, what is zero is left out."""
     plan = cluster.plan
     thresholds = [({"priority": "HIGH"} if priority == "high" else {}) | limits for priority, limits in _breakers(plan)]
-    active = cluster.http.active_requests()
-    hosts = [_host_status(endpoint, active[endpoint], now_s) for endpoint in cluster.balancer]
+    hosts = [_host_status(endpoint, now_s) for endpoint in cluster.balancer]
     return (
         {"name": plan.name}
         | ({"host_statuses": hosts} if hosts else {})
@@ -155,14 +153,14 @@ def _cluster_status(cluster: ClusterView, now_s: float) -> dict[str, object]:
     )
 
 
-def _host_status(endpoint: Endpoint, rq_active: int, now_s: float) -> dict[str, object]:
+def _host_status(endpoint: Endpoint, now_s: float) -> dict[str, object]:
     address = endpoint.address
     health: dict[str, object] = {"eds_health_status": "HEALTHY"}
     if is_ejected(endpoint, now_s):
         health = {"failed_outlier_check": True} | health
     status: dict[str, object] = {
         "address": {"pipe": {"path": address}} if isinstance(address, str) else _socket_address(*address),
-        "stats": _host_stats_json(endpoint, rq_active),
+        "stats": _host_stats_json(endpoint),
         "health_status": health,
         "weight": 1,
     }
@@ -173,9 +171,9 @@ def _host_status(endpoint: Endpoint, rq_active: int, now_s: float) -> dict[str, 
     return status | {"locality": {}}
 
 
-def _host_stats_json(endpoint: Endpoint, rq_active: int) -> list[dict[str, str]]:
+def _host_stats_json(endpoint: Endpoint) -> list[dict[str, str]]:
     counters, gauges = [], []
-    for name, value in _host_stats(endpoint, rq_active):
+    for name, value in _host_stats(endpoint):
         shown = {"value": str(value)} if value else {}
         if name.endswith("_active"):
             gauges.append({"type": "GAUGE"} | shown | {"name": name})

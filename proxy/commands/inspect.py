@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 from config.document import format_path
 from config.naming import ServiceStatus
-from config.plan import Access, ClusterPlan, ListenerPlan, LoadBalancer, Plan, Protocol, RetryPlan
+from config.plan import Access, ClusterPlan, EjectionPlan, ListenerPlan, LoadBalancer, Plan, Protocol, RetryPlan
 from config.planner import Planned, ResourceState
 from config.policies.selection import NO_TERMS, Setting, Terms
 from config.resources.duration import format_duration
@@ -20,7 +20,7 @@ from tls.permissions import Permissions
 from tls.policy import Origination
 
 
-def inspect(sources: Sources, vips: VirtualIps, output: str) -> int:
+def inspect(sources: Sources, output: str, vips: VirtualIps | None = None) -> int:
     try:
         planned, _ = read_all(sources, partial=False, vips=vips)
     except StateError as exc:
@@ -146,7 +146,8 @@ def _cluster(cluster: ClusterPlan, terms: Terms) -> Iterator[str]:
     if cluster.retry is not None:
         yield f"  retries   {_retries(cluster.retry)}"
     if cluster.load_balancer is not LoadBalancer.ROUND_ROBIN:
-        yield f"  balancing {cluster.load_balancer}"
+        by = ", ".join(f"{one.source} {one.name}".rstrip() for one in cluster.hash_policies)
+        yield f"  balancing {cluster.load_balancer}{' by ' if by else ''}{by}"
     for setting in terms.settings:
         policy = setting.entry.document
         where = f"{policy.kind}/{policy.name} ({policy.file}:{setting.entry.line_of(setting.path)})"
@@ -166,11 +167,15 @@ def _timeouts(cluster: ClusterPlan) -> Iterator[str]:
 def _limits(cluster: ClusterPlan) -> Iterator[str]:
     yield f"{cluster.max_connections} connections"
     yield f"{cluster.max_connect_attempts} attempts to connect"
-    yield f"{cluster.failures_to_eject or 'no'} failures to eject"
+    yield f"{cluster.ejection.failures or 'no'} failures to eject"
     if cluster.protocol is not Protocol.TCP:
         yield f"{cluster.max_pending_requests} pending requests"
         yield f"{cluster.max_requests} requests"
         yield f"{cluster.max_retries} retries at a time"
+        if cluster.ejection.server_errors:
+            yield f"{cluster.ejection.server_errors} errors to eject"
+        if cluster.ejection.gateway_errors:
+            yield f"{cluster.ejection.gateway_errors} gateway errors to eject"
 
 
 def _retries(retry: RetryPlan) -> str:
@@ -276,11 +281,12 @@ def cluster_as_json(cluster: ClusterPlan) -> dict[str, object]:
         "maxRequests": cluster.max_requests,
         "maxRetries": cluster.max_retries,
         "maxConnectAttempts": cluster.max_connect_attempts,
-        "failuresToEject": cluster.failures_to_eject,
+        "ejection": _ejection_as_json(cluster.ejection),
         "retry": _retry_as_json(cluster.retry) if cluster.retry is not None else None,
         "loadBalancer": cluster.load_balancer,
         "throughEgress": cluster.through_egress,
         "whyEmpty": cluster.why_empty or None,
+        "hashPolicies": [{"type": one.source, "name": one.name} for one in cluster.hash_policies],
         "tls": None
         if tls is None
         else {
@@ -294,6 +300,17 @@ def cluster_as_json(cluster: ClusterPlan) -> dict[str, object]:
             "clientCertificate": tls.client.source if tls.client is not None else None,
             "alpn": list(tls.alpn),
         },
+    }
+
+
+def _ejection_as_json(rules: EjectionPlan) -> dict[str, object]:
+    return {
+        "failures": rules.failures,
+        "serverErrors": rules.server_errors,
+        "gatewayErrors": rules.gateway_errors,
+        "firstSeconds": rules.first_s,
+        "longestSeconds": rules.longest_s,
+        "maxPercent": rules.max_percent,
     }
 
 

@@ -154,6 +154,7 @@ class AccessLog:
 def _values(listener: Listener, exchange: Exchange) -> dict[str, object]:
     """What Envoy's default format has, under the names of its JSON examples, in its order."""
     head = exchange.head
+    caller = exchange.client.caller
     now = listener.now()
     started = datetime.now(UTC).timestamp() - (now - exchange.began_s)
     upstream_s = exchange.upstream_time_s
@@ -163,7 +164,7 @@ def _values(listener: Listener, exchange: Exchange) -> dict[str, object]:
         "path": _string(head.path),
         "protocol": _protocol(head.version),
         "response_code": exchange.status,
-        "response_flags": exchange.outcome.flag,
+        "response_flags": exchange.flags,
         "bytes_received": exchange.received,
         "bytes_sent": exchange.sent,
         "duration": int((now - exchange.began_s) * 1000),
@@ -174,35 +175,34 @@ def _values(listener: Listener, exchange: Exchange) -> dict[str, object]:
         "authority": _string(head.authority),
         "upstream_host": exchange.endpoint.where if exchange.endpoint is not None else None,
         "upstream_cluster": listener.plan.cluster,
+        "downstream_peer_uri_san": caller.id if caller is not None else None,
         "outcome": exchange.outcome.word if exchange.outcome is not Outcome.COMPLETED else None,
-        "peer": exchange.client.peer,
     }
 
 
 def _connection(listener: Listener, connection: Downstream) -> dict[str, object]:
     """As :func:`_values`, of bytes without requests."""
     duration_s = listener.now() - connection.started_s
-    outcome, upstream = connection.outcome, connection.upstream
-    return {
+    outcome, upstream, caller = connection.outcome or Outcome.COMPLETED, connection.upstream, connection.caller
+    return dict.fromkeys(_FIELDS) | {
         "start_time": _time(datetime.now(UTC).timestamp() - duration_s),
-        "method": None,
-        "path": None,
-        "protocol": None,
         "response_code": 0,
-        "response_flags": outcome.flag if outcome is not None else None,
+        "response_flags": outcome.flag,
         "bytes_received": connection.received,
         "bytes_sent": connection.sent,
         "duration": int(duration_s * 1000),
-        "upstream_service_time": None,
-        "x_forwarded_for": None,
-        "user_agent": None,
-        "request_id": None,
-        "authority": None,
         "upstream_host": upstream.endpoint.where if upstream is not None else None,
         "upstream_cluster": listener.plan.cluster,
-        "outcome": outcome.word if outcome is not None and outcome is not Outcome.COMPLETED else None,
-        "peer": connection.peer,
+        "downstream_peer_uri_san": caller.id if caller is not None else None,
+        "outcome": outcome.word if outcome is not Outcome.COMPLETED else None,
     }
+
+
+_FIELDS = (
+    "start_time", "method", "path", "protocol", "response_code", "response_flags", "bytes_received", "bytes_sent",
+    "duration", "upstream_service_time", "x_forwarded_for", "user_agent", "request_id", "authority", "upstream_host",
+    "upstream_cluster", "downstream_peer_uri_san", "outcome",
+)  # fmt: skip
 
 
 def _refusal(listener: Listener, status: int, version: tuple[int, int]) -> dict[str, object]:
@@ -224,8 +224,8 @@ def _refusal(listener: Listener, status: int, version: tuple[int, int]) -> dict[
         "authority": None,
         "upstream_host": None,
         "upstream_cluster": listener.plan.cluster,
+        "downstream_peer_uri_san": None,
         "outcome": Outcome.REQUEST_REFUSED.word,
-        "peer": None,
     }
 
 
@@ -238,12 +238,12 @@ def _protocol(version: tuple[int, int]) -> str:
 
 
 def _text(values: dict[str, object]) -> str:
-    """Envoy's default line, and behind it who the client is, where that was verified."""
+    """Envoy's default line."""
     safe = {name: "-" if value is None else str(value).translate(_ESCAPES) for name, value in values.items()}
     return (
         '[{start_time}] "{method} {path} {protocol}" {response_code} {response_flags} {bytes_received} {bytes_sent} '
         '{duration} {upstream_service_time} "{x_forwarded_for}" "{user_agent}" "{request_id}" "{authority}" '
-        '"{upstream_host}"' + (' "{peer}"' if values["peer"] is not None else "")
+        '"{upstream_host}"'
     ).format_map(safe)
 
 

@@ -1,4 +1,4 @@
-"""The requests of a service that must be answered within a time: one timer for all of them.
+"""The requests of a service that must be answered, or get on, within a time: one timer for all of them.
 
 All have the same time, so they expire in the order in which they were added, which is the order that a dict keeps: to
 add and to discard are one operation each, and the timer looks only at the oldest ones.
@@ -7,6 +7,7 @@ add and to discard are one operation each, and the timer looks only at the oldes
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -14,12 +15,13 @@ if TYPE_CHECKING:
 
 
 class Deadlines:
-    """``timeout_s`` from :meth:`add`, ``exchange.time_out()`` is called, unless it was discarded before."""
+    """``timeout_s`` from :meth:`add`, ``time_out(exchange)`` is called, unless it was discarded before."""
 
-    __slots__ = ("_expiries", "_loop", "_timer", "timeout_s")
+    __slots__ = ("_expiries", "_loop", "_time_out", "_timer", "timeout_s")
 
-    def __init__(self, timeout_s: float) -> None:
+    def __init__(self, timeout_s: float, time_out: Callable[[Exchange], None]) -> None:
         self.timeout_s = timeout_s
+        self._time_out = time_out
         self._expiries: dict[Exchange, float] = {}
         self._loop = asyncio.get_running_loop()
         self._timer: asyncio.TimerHandle | None = None
@@ -43,4 +45,4 @@ class Deadlines:
             due.append(exchange)
         for exchange in due:
             if self._expiries.pop(exchange, None) is not None:  # else one before it has ended it
-                exchange.time_out()
+                self._time_out(exchange)

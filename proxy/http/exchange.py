@@ -12,7 +12,8 @@ as long as the request may have to be sent again (``MAX_HELD_BYTES`` each). Beyo
 A request is sent again, on another connection, where it is certain that this does no harm, all of it is still at hand,
 and not one byte of a response has come: either the origin says that it did nothing with it (RFC 9113 §8.7), or its
 method is idempotent (RFC 9110 §9.2.2) and the connection had served before (an origin may close an idle one at any
-moment, RFC 9112 §9.5).
+moment, RFC 9112 §9.5). Beyond that, a policy decides (``retries``): then a response that it covers is dropped at its
+head, and any failure before one may be tried again after a wait, in which there is no upstream.
 
 How it ends: once, in :meth:`_end`, with an :class:`Outcome`, a status (0 where no response was begun) and its accounts.
 """
@@ -25,16 +26,19 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Protocol
 
 from config.plan import Access
+from proxy.http.affinity import PeerName, key_of, with_cookies
 from proxy.http.headers import request_id_of
-from proxy.http.replies import REPLIES, grpc_reply, grpc_status_of, is_grpc, reply_fields
+from proxy.http.replies import REPLIES, RETRIED, grpc_reply, grpc_status_of, is_grpc, reply_fields
 from proxy.http.request_id import next_id
+from proxy.http.retries import Retry, retry_for
 from proxy.http.timeouts import STREAM_IDLE_TIMEOUT_S
 from proxy.outcome import Outcome
-from proxy.peer_counts import OTHERS, REQUESTS
+from proxy.peer_counts import REQUESTS
 from proxy.wire import NONE, BadMessage, Field, RequestHead, ResponseHead
 
 if TYPE_CHECKING:
     from proxy.balance import Endpoint
+    from proxy.caller import Caller
     from proxy.cluster import Cluster
     from proxy.http.deadlines import Deadlines
     from proxy.listener import Listener
@@ -47,22 +51,18 @@ IDEMPOTENT = frozenset({b"GET", b"HEAD", b"OPTIONS", b"PUT", b"DELETE", b"TRACE"
 
 
 class Client(Protocol):
-    """The side that asks. ``forbidden``: no permission lets it.
-
-    ``defers_head``: a response's head waits for :meth:`response_flush` or the first data.
-    ``congested``: it does not take what it is sent, and more would pile up.
+    """The side that asks. ``defers_head``: a response's head waits for :meth:`response_flush` or the first data.
+    ``congested``: it does not take what it is sent, and more would pile up. ``caller``: who it is, where that has been
+    verified.
     """
 
     defers_head: bool
-    forbidden: bool
-
-    @property
-    def peer(self) -> str | None:
-        """The verified SPIFFE ID of the client, where it has one."""
+    caller: Caller | None
 
     @property
     def congested(self) -> bool: ...
-
+    @property
+    def peer(self) -> PeerName: ...
     def response_head(self, head: ResponseHead, elapsed_ms: int) -> None:
         """The final head, ``elapsed_ms`` after the request was sent on. May wait for the first data."""
 
@@ -136,13 +136,15 @@ class Origin(Protocol):
 
 class Exchange:
     """See the module. Created by a client for each request head, then :meth:`begin`. ``request_id``: the client's own,
-    else one of ours, chosen at the first attempt.
+    else one of ours, chosen at the first attempt. ``endpoint``: the one that it was sent to last. ``tried``: those that
+    did not do, where a policy has it sent again. ``key``: a hash of what decides about its endpoint.
     """
 
     __slots__ = (
-        "_attempts", "_began_upstream_s", "_client_ended", "_deadlines", "_held", "_held_bytes", "_trailers", "_tunnel",
-        "began_s", "client", "cluster", "endpoint", "head", "listener", "outcome", "over", "received", "request_ended",
-        "request_id", "sent", "status", "upstream", "upstream_time_s",
+        "_attempts", "_began_upstream_s", "_busy", "_client_ended", "_cookies", "_deadlines", "_held",
+        "_held_bytes", "_retry", "_stream_deadlines", "_trailers", "_try_deadlines", "_tunnel", "began_s", "client",
+        "cluster", "endpoint", "head", "key", "listener", "outcome", "over", "received", "request_ended", "request_id",
+        "sent", "status", "tried", "upstream", "upstream_time_s",
     )  # fmt: skip
 
     def __init__(self, client: Client, listener: Listener, head: RequestHead, now: float) -> None:
@@ -161,7 +163,14 @@ class Exchange:
         self.status = 0
         self.received = 0
         self.sent = 0
+        self.tried: tuple[Endpoint, ...] = ()
+        self.key: int | None = None
         self._attempts = 0
+        self._cookies: tuple[bytes, ...] = ()
+        self._busy: Endpoint | None = None  # it counts us among its requests
+        self._retry: Retry | None = None
+        self._try_deadlines: Deadlines | None = None
+        self._stream_deadlines: Deadlines | None = None
         self._began_upstream_s = now
         self._deadlines: Deadlines | None = None
         self._held: list[bytes] | None = [] if head.body != NONE else None
@@ -177,10 +186,11 @@ class Exchange:
         stats.downstream_rq_total += 1
         stats.downstream_rq_active += 1
         cluster = self.cluster
+        caller = self.client.caller
         if listener.plan.access is Access.FORBID:
             listener.deny()
             self.fail(Outcome.FORBIDDEN)
-        elif self.client.forbidden:
+        elif caller is not None and not caller.passes(listener):
             self.fail(Outcome.FORBIDDEN)
         elif cluster is None:
             stats.no_cluster += 1
@@ -194,13 +204,17 @@ class Exchange:
                 return
             if self.request_ended and cluster.deadlines is not None:
                 self._start_the_clock(cluster.deadlines)
+            if cluster.plan.retry is not None:
+                self._retry = retry_for(cluster, cluster.plan.retry, self.head)
+            if cluster.hash_policies:
+                self.key, self._cookies = key_of(cluster.hash_policies, self.head, self.client.peer)
             if queue is None:
                 cluster.http.lease(self)
             else:
                 queue.append(self)
 
     def lease(self) -> None:
-        """Ask for a connection, after having waited in a queue."""
+        """Ask for a connection, after having waited: in a queue, or for another try."""
         if not self.over:
             assert self.cluster is not None
             self.cluster.http.lease(self)
@@ -209,6 +223,25 @@ class Exchange:
         """From the end of the request, as Envoy's route timeout: over all attempts, waiting included."""
         self._deadlines = deadlines
         deadlines.add(self)
+
+    def _start_the_try(self, deadlines: Deadlines) -> None:
+        self._try_deadlines = deadlines
+        deadlines.add(self)
+
+    def _stop_the_try(self) -> None:
+        if self._try_deadlines is not None:
+            self._try_deadlines.discard(self)
+            self._try_deadlines = None
+
+    def _end_attempt(self) -> None:
+        """The endpoint works on it no more, and the times of the attempt are off."""
+        if self._busy is not None:
+            self._busy.rq_active -= 1
+            self._busy = None
+        self._stop_the_try()
+        if self._stream_deadlines is not None:
+            self._stream_deadlines.discard(self)
+            self._stream_deadlines = None
 
     # The pool
 
@@ -222,6 +255,13 @@ class Exchange:
         self._began_upstream_s = self.listener.now()
         cluster.stats.upstream_rq_total += 1
         endpoint.rq_total += 1
+        endpoint.rq_active += 1
+        self._busy = endpoint
+        if cluster.stream_deadlines is not None:
+            self._stream_deadlines = cluster.stream_deadlines
+            self._stream_deadlines.add(self)
+        if cluster.try_deadlines is not None and self.request_ended:
+            self._start_the_try(cluster.try_deadlines)
         upstream.begin(self)
         held = self._held
         if held is not None:
@@ -230,13 +270,56 @@ class Exchange:
                 upstream.send(data, False)
             if self.request_ended and upstream.wants_end:
                 upstream.send_end(self._trailers)
-            if self._held_bytes > MAX_HELD_BYTES or not (upstream.may_refuse or self.head.method in IDEMPOTENT):
-                self._held = None  # what has been sent is kept on only where it may have to be sent again
+            # What has been sent is kept on only where it may have to be sent again.
+            if self._held_bytes > MAX_HELD_BYTES:
+                self._let_go()
+            elif self._retry is None and not (upstream.may_refuse or self.head.method in IDEMPOTENT):
+                self._held = None
+
+    def _let_go(self) -> None:
+        """Too much of the body has come to keep it."""
+        self._held = None
+        if self._retry is not None and self.cluster is not None:
+            self.cluster.stats.retry_or_shadow_abandoned += 1
 
     def fail(self, outcome: Outcome) -> None:
-        """There is no connection, or there may be none: answer the client ourselves."""
+        """There is no connection, or there may be none: try again if a policy says so, else answer the client."""
+        if not self._tries_again(outcome):
+            self._answer(outcome)
+
+    def _answer(self, outcome: Outcome) -> None:
         status, body = REPLIES[outcome]
-        self._reply(status, body, outcome)
+        self._reply(status, body if self._retry is None or not self._retry.count else RETRIED[outcome], outcome)
+
+    # Another try
+
+    def _tries_again(self, outcome: Outcome) -> bool:
+        """After a failure: whether the request is going to be sent again."""
+        retry = self._retry
+        return retry is not None and retry.covers_failure(outcome) and self._try_again(retry)
+
+    def _try_again(self, retry: Retry) -> bool:
+        """Where the policy wants it: not once a response was begun, or what was sent is no longer at hand."""
+        if self.status or (self.head.body != NONE and self._held is None) or not retry.may_go_on():
+            return False
+        if self._busy is not None and self._busy not in self.tried:
+            self.tried = (*self.tried, self._busy)
+        self._end_attempt()
+        retry.wait(self.lease)
+        return True
+
+    def try_timed_out(self) -> None:
+        """An attempt had its time, while the request may have some left."""
+        assert self.cluster is not None
+        self.cluster.stats.upstream_rq_per_try_timeout += 1
+        self._give_up(Outcome.REQUEST_TIMEOUT, *REPLIES[Outcome.REQUEST_TIMEOUT], again=True)
+
+    def lasted_too_long(self) -> None:
+        """A request and its response may not go on for ever."""
+        assert self.cluster is not None
+        self.cluster.stats.upstream_rq_max_duration_reached += 1
+        status, body = REPLIES[Outcome.MAX_STREAM_DURATION]
+        self._give_up(Outcome.MAX_STREAM_DURATION, status if self.request_ended else 408, body, again=True)
 
     # The request
 
@@ -251,7 +334,7 @@ class Exchange:
                 if self.upstream is None:
                     self.client.pause_reading()
                 else:
-                    self._held = None
+                    self._let_go()
         if self.upstream is not None:
             self.upstream.send(data, last)
 
@@ -262,6 +345,8 @@ class Exchange:
             cluster = self.cluster
             if cluster is not None and cluster.deadlines is not None and not self._tunnel:
                 self._start_the_clock(cluster.deadlines)
+            if cluster is not None and cluster.try_deadlines is not None and upstream is not None and not self.status:
+                self._start_the_try(cluster.try_deadlines)
         self._trailers = trailers
         if upstream is not None and upstream.wants_end:
             upstream.send_end(trailers)
@@ -292,10 +377,13 @@ class Exchange:
         self.cluster.stats.upstream_rq_timeout += 1
         self._give_up(Outcome.REQUEST_TIMEOUT, *REPLIES[Outcome.REQUEST_TIMEOUT])
 
-    def _give_up(self, outcome: Outcome, status: int, body: bytes) -> None:
-        upstream, self.upstream = self.upstream, None
-        if upstream is not None:
-            upstream.cancel()
+    def _give_up(self, outcome: Outcome, status: int, body: bytes, *, again: bool = False) -> None:
+        """``again``: unless a policy has it tried once more."""
+        self._drop_upstream()
+        if not self.status and outcome is Outcome.REQUEST_TIMEOUT:
+            self._blame(504)
+        if again and self._tries_again(outcome):
+            return
         if self.status and not self.client.retract_head():
             self._end(outcome)
             self.client.cut()
@@ -305,11 +393,31 @@ class Exchange:
     # The response
 
     def response_head(self, head: ResponseHead) -> None:
+        busy, cluster = self._busy, self.cluster
+        if busy is not None and cluster is not None and (busy.ejections or cluster.balancer.judges_responses):
+            cluster.answered(busy, head.status)
+        retry = self._retry
+        if retry is not None:
+            if retry.covers_response(head):
+                if self._try_again(retry):
+                    self._drop_upstream()
+                    return
+            else:
+                retry.settled()
         self.status = head.status
+        if self._try_deadlines is not None:
+            self._stop_the_try()  # a response that has begun may take all the time that the request has
         if self._held is not None:
             self._held = None  # it is not sent again
+        if self._cookies:
+            head = with_cookies(head, self._cookies)
         elapsed_s = self.upstream_time_s = self.listener.now() - self._began_upstream_s
         self.client.response_head(head, int(elapsed_s * 1000))
+
+    def _drop_upstream(self) -> None:
+        upstream, self.upstream = self.upstream, None
+        if upstream is not None:
+            upstream.cancel()
 
     def response_data(self, data: bytes, last: bool = False) -> None:
         self.sent += len(data)
@@ -344,6 +452,7 @@ class Exchange:
             return
         if self._may_send_again(upstream, unprocessed):
             self.cluster.stats.upstream_rq_retry += 1
+            self._end_attempt()
             self.cluster.http.lease(self)
             return
         self.cluster.stats.upstream_rq_rx_reset += 1
@@ -363,10 +472,19 @@ class Exchange:
             and (unprocessed or (upstream.reuses and upstream.is_untouched and self.head.method in IDEMPOTENT))
         )
 
+    def _blame(self, status: int) -> None:
+        """Tell the balancer of a request without a response, as if it had been ``status``."""
+        busy, cluster = self._busy, self.cluster
+        if busy is not None and cluster is not None and cluster.balancer.judges_responses:
+            cluster.answered(busy, status)
+
     def _upstream_gone(self, outcome: Outcome) -> None:
         self.upstream = None
+        self._blame(500)
+        if self._tries_again(outcome):
+            return
         if self.status == 0 or self.client.retract_head():
-            self.fail(outcome)
+            self._answer(outcome)
         else:  # the client has the head: it must learn that the rest is missing
             self._end(Outcome.RESPONSE_CUT_SHORT)
             self.client.cut()
@@ -416,6 +534,12 @@ class Exchange:
             self.upstream.write_eof()
 
     @property
+    def flags(self) -> str:
+        """Envoy's, for the access log."""
+        own, extra = self.outcome.flag, "" if self._retry is None else self._retry.flag
+        return own if not extra else extra if own == "-" else f"{extra},{own}"
+
+    @property
     def idle_timeout_s(self) -> float:
         """How long not a byte may go either way; 0 for ever."""
         return STREAM_IDLE_TIMEOUT_S if self.cluster is None else self.cluster.plan.stream_idle_timeout_s
@@ -451,6 +575,14 @@ class Exchange:
         self.outcome = outcome
         if self._deadlines is not None:
             self._stop_the_clock()
+        busy = self._busy
+        if busy is not None:
+            busy.rq_active -= 1
+            self._busy = None
+        if self._try_deadlines is not None or self._stream_deadlines is not None:
+            self._end_attempt()
+        if self._retry is not None:
+            self._retry.release()
         listener = self.listener
         elapsed_ms = (listener.now() - self.began_s) * 1000
         status = self.status
@@ -480,7 +612,7 @@ class Exchange:
                 cluster_stats.upstream_rq_time.record(elapsed_ms)
                 codes = cluster_stats.codes
                 codes[status] = codes.get(status, 0) + 1
-        if listener.peer_counts is not None:
-            listener.peer_counts.count(self.client.peer or OTHERS, REQUESTS)
+        if listener.peer_counts is not None and self.client.caller is not None:
+            listener.peer_counts.count(self.client.caller.id, REQUESTS)
         if listener.access_log is not None:
             listener.access_log.exchange(listener, self)

@@ -15,19 +15,21 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, cast
 
 from config.plan import Protocol
+from proxy.http.affinity import PeerName
 from proxy.http.exchange import Exchange
 from proxy.http.h2_downstream import Http2Downstream
 from proxy.http.headers import rendered_response, rendered_switch
 from proxy.http.replies import render_reply, reply_fields
 from proxy.http.timeouts import IDLE_TIMEOUT_S, LINGER_S, STREAM_IDLE_TIMEOUT_S
 from proxy.outcome import Outcome
-from proxy.relay import ByteTransport, peer_of
+from proxy.relay import ByteTransport
 from proxy.wire import CHUNKED, NONE, UNTIL_CLOSE, BadMessage, Field, Framing, NotHttp, RequestHead, ResponseHead
 from proxy.wire.body import chunk, last_chunk
 from proxy.wire.h1 import RequestReader
 from proxy.wire.h2 import PREFACE
 
 if TYPE_CHECKING:
+    from proxy.caller import Caller
     from proxy.listener import Listener
 
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
@@ -36,20 +38,21 @@ PREFACE_SIZE = len(PREFACE)
 
 class Http1Downstream(asyncio.Protocol):
     """See the module. ``outcome`` is what ended the connection, as far as it was us. ``congested``: the client does not
-    take what is written. ``forbidden``: nothing is served to it.
+    take what is written.
     """
 
     __slots__ = (
         "_bytes_seen", "_closing", "_framing", "_head_since", "_last_change", "_last_response", "_pending",
-        "_reader", "_reading_paused", "_request_over", "_sniffed", "_waits_for_client", "congested", "exchange",
-        "forbidden", "listener", "now", "outcome", "received", "sent", "started_s", "transport", "tunnel",
+        "_reader", "_reading_paused", "_request_over", "_sniffed", "_waits_for_client", "caller", "congested",
+        "exchange", "listener", "now", "outcome", "received", "sent", "started_s", "transport", "tunnel",
     )  # fmt: skip
 
     transport: ByteTransport
     defers_head = True
 
-    def __init__(self, listener: Listener) -> None:
+    def __init__(self, listener: Listener, caller: Caller | None = None) -> None:
         self.listener = listener
+        self.caller = caller
         self.now = listener.now
         self.exchange: Exchange | None = None
         self.outcome: Outcome | None = None
@@ -57,7 +60,6 @@ class Http1Downstream(asyncio.Protocol):
         self.sent = 0
         self.tunnel = False
         self.congested = False
-        self.forbidden = False
         self._reader = RequestReader(self)
         self._pending = b""  # a response's head, which waits for the first data
         self._framing: Framing = NONE
@@ -72,11 +74,6 @@ class Http1Downstream(asyncio.Protocol):
         self._last_change = 0.0
 
     # The connection
-
-    @property
-    def peer(self) -> str | None:
-        """The verified SPIFFE ID of the client, where it has one."""
-        return peer_of(self.transport)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast("ByteTransport", transport)
@@ -114,8 +111,7 @@ class Http1Downstream(asyncio.Protocol):
             return False
         self._sniffed = start
         if len(start) >= PREFACE_SIZE:
-            successor = Http2Downstream(self.listener, self.received - len(start), self.started_s)
-            successor.forbidden = self.forbidden
+            successor = Http2Downstream(self.listener, self.received - len(start), self.started_s, self.caller)
             self.listener.replaced(self, successor)
             transport = cast("asyncio.Transport", self.transport)
             transport.set_protocol(successor)
@@ -180,6 +176,10 @@ class Http1Downstream(asyncio.Protocol):
         if not self._reader.pending and not self._closing:
             self._reading_paused = False
             self.transport.resume_reading()
+
+    @property
+    def peer(self) -> PeerName:
+        return cast("PeerName", self.transport.get_extra_info("peername"))
 
     # Requests
 

@@ -2,14 +2,17 @@
 
 Each request asks the balancer for its endpoint, then takes the connection to it that was used last. Where there is
 none, the request waits and a connection is dialled; whichever becomes free first serves the request that waits longest.
-So a burst is served in order, and what was dialled for it stays for the next.
+So a burst is served in order, and what was dialled for it stays for the next. Where requests are sticky, each waits for
+a connection to its own endpoint instead, unless that cannot be reached.
 
-A connection is retired, which is to say closed as soon as it is idle, when its endpoint has left the service or TLS is
-now asked for on other terms: what was verified under old terms is not reused under new ones.
+A connection is retired, which is to say closed as soon as it is idle, when it is as old as it may become, when its
+endpoint has left the service, or when TLS is now asked for on other terms: what was verified under old terms is not
+reused under new ones.
 """
 
 from __future__ import annotations
 
+import asyncio
 from collections import Counter, deque
 from typing import TYPE_CHECKING
 
@@ -24,19 +27,23 @@ if TYPE_CHECKING:
 
 
 class Http1Pool:
-    """See the module."""
+    """See the module. Who waits is listed under the endpoint, where that is not to be changed, else under ``None``."""
 
     def __init__(self, cluster: Cluster) -> None:
         self.cluster = cluster
         self._connections: set[Http1Upstream] = set()
-        self._waiting: deque[Exchange] = deque()
-        self._dialling = 0
+        self._waiting: dict[Endpoint | None, deque[Exchange]] = {}
+        self._waiting_count = 0
+        self._dialling: Counter[Endpoint | None] = Counter()
         self._closed = False
 
     def lease(self, exchange: Exchange) -> None:
         """Find ``exchange`` a connection: at once, or when there is one, it is started; or it fails."""
         cluster = self.cluster
-        endpoint = cluster.balancer.pick(exchange.began_s)
+        if exchange.tried:
+            endpoint = cluster.endpoint_for(exchange)
+        else:
+            endpoint = cluster.balancer.pick(exchange.began_s, (), exchange.key)
         if endpoint is not None:
             idle = endpoint.idle
             while idle:
@@ -48,43 +55,88 @@ class Http1Pool:
 
     def _wait(self, exchange: Exchange, endpoint: Endpoint | None) -> None:
         stats, plan = self.cluster.stats, self.cluster.plan
-        if len(self._waiting) >= plan.max_pending_requests:
+        place = endpoint if self.cluster.balancer.is_sticky else None
+        is_full = self._has_connections(place) and self.cluster.is_full
+        if is_full and place is None:
+            connection = next(filter(None, map(self._idle, self.cluster.balancer)), None)
+            if connection is not None:  # to another endpoint, which is better than to wait for this one
+                connection.endpoint.idle.remove(connection)
+                exchange.start(connection)
+                return
+        if self._waiting_count >= plan.max_pending_requests:
             stats.upstream_rq_pending_overflow += 1
             exchange.fail(Outcome.OVERFLOW)
             return
         stats.upstream_rq_pending_total += 1
         stats.upstream_rq_pending_active += 1
-        self._waiting.append(exchange)
-        if self._connections and self.cluster.is_full:
+        self._waiting_count += 1
+        self._waiting.setdefault(place, deque()).append(exchange)
+        if is_full:
             stats.upstream_cx_overflow += 1  # it waits for one of those that exist
             return
-        self._dialling += 1
-        spawn(self._dial(endpoint), f"dial {plan.name}")
+        self._start_dialling(place, endpoint)
 
-    async def _dial(self, endpoint: Endpoint | None) -> None:
+    def _has_connections(self, place: Endpoint | None) -> bool:
+        """That may serve who waits at ``place``."""
+        if place is None:
+            return bool(self._connections)
+        return any(connection.endpoint is place for connection in self._connections)
+
+    def _start_dialling(self, place: Endpoint | None, endpoint: Endpoint | None) -> None:
+        self._dialling[place] += 1
+        spawn(self._dial(place, endpoint), f"dial {self.cluster.plan.name}")
+
+    async def _dial(self, place: Endpoint | None, endpoint: Endpoint | None) -> None:
         policy = self.cluster.plan.tls
         try:
-            result = await self.cluster.dial(lambda chosen: Http1Upstream(self, chosen, policy), endpoint)
+            result = await self.cluster.dial(lambda chosen: Http1Upstream(self, chosen, policy), endpoint, self._idle)
         except Exception:  # a fault of ours, which the task logs: nobody must wait for it for ever
-            self._fail_one(Outcome.UPSTREAM_CONNECT_FAILED)
+            self._fail_one(place, Outcome.UPSTREAM_CONNECT_FAILED)
             raise
         finally:
-            self._dialling -= 1
+            self._dialling[place] -= 1
+            if not self._dialling[place]:
+                del self._dialling[place]
         if isinstance(result, Outcome):
-            self._fail_one(result)
+            self._fail_one(place, result)
+        elif result.endpoint is not endpoint and (place is not None or result in result.endpoint.idle):
+            self._follow(place, result)
 
-    def _fail_one(self, outcome: Outcome) -> None:
-        exchange = self._next_waiting()
+    def _idle(self, endpoint: Endpoint) -> Http1Upstream | None:
+        """The idle connection to ``endpoint`` that was used last; it stays where it is."""
+        for connection in reversed(endpoint.idle):
+            if not connection.retired and not connection.transport.is_closing():
+                found: Http1Upstream = connection
+                return found
+        return None
+
+    def _fail_one(self, place: Endpoint | None, outcome: Outcome) -> None:
+        exchange = self._next_waiting(place)
         if exchange is not None:
             self.cluster.stats.upstream_rq_pending_failure_eject += 1
             exchange.fail(outcome)
 
-    def _next_waiting(self) -> Exchange | None:
-        """The exchange that waits longest and still wants to be served."""
-        waiting = self._waiting
+    def _follow(self, place: Endpoint | None, connection: Http1Upstream) -> None:
+        """The dialler has passed over the endpoint: who waits for it goes to the one that was found."""
+        exchange = self._next_waiting(place)
+        if exchange is None:
+            return
+        idle = connection.endpoint.idle
+        if connection in idle and not connection.transport.is_closing():
+            idle.remove(connection)
+            exchange.start(connection)
+        else:  # somebody else was quicker
+            self._wait(exchange, connection.endpoint)
+
+    def _next_waiting(self, place: Endpoint | None) -> Exchange | None:
+        """The exchange that waits longest there and still wants to be served."""
+        waiting = self._waiting.get(place)
         while waiting:
             exchange = waiting.popleft()
+            self._waiting_count -= 1
             self.cluster.stats.upstream_rq_pending_active -= 1
+            if not waiting:
+                del self._waiting[place]
             if not exchange.over:
                 return exchange
         return None
@@ -93,12 +145,17 @@ class Http1Pool:
         self._connections.add(connection)
         self.cluster.connections.add(connection)
         self.cluster.stats.upstream_cx_http1_total += 1
+        limit_s = self.cluster.plan.max_connection_duration_s
+        if limit_s:
+            connection.age_timer = asyncio.get_running_loop().call_later(limit_s, self._outlived, connection)
         connection.retired = self._is_outdated(connection)  # the plan may have changed while it was dialled
         self.release(connection)
 
     def release(self, connection: Http1Upstream) -> None:
         """``connection`` is free: for whoever waits, else for the next request to its endpoint."""
-        exchange = self._next_waiting() if self._waiting and not connection.retired else None
+        exchange: Exchange | None = None
+        if self._waiting and not connection.retired:
+            exchange = self._next_waiting(connection.endpoint) or self._next_waiting(None)
         if exchange is not None:
             exchange.start(connection)
         elif connection.retired or self._closed:
@@ -112,18 +169,21 @@ class Http1Pool:
         codes[status] = codes.get(status, 0) + 1
 
     def lost(self, connection: Http1Upstream, outcome: Outcome | None) -> None:
+        if connection.age_timer is not None:
+            connection.age_timer.cancel()
         self._connections.discard(connection)
         self.cluster.closed(connection, outcome)
         idle = connection.endpoint.idle
         if connection in idle:
             idle.remove(connection)
-        if self._waiting and len(self._waiting) > self._dialling:  # a place has become free
-            self._dialling += 1
-            spawn(self._dial(None), f"dial {self.cluster.plan.name}")
+        for place, waiting in tuple(self._waiting.items()):  # a place has become free
+            if len(waiting) > self._dialling[place]:
+                self._start_dialling(place, place)
 
-    def active_requests(self) -> Counter[Endpoint]:
-        """How many requests each endpoint is working on."""
-        return Counter(connection.endpoint for connection in self._connections if connection.exchange is not None)
+    def _outlived(self, connection: Http1Upstream) -> None:
+        """``connection`` is as old as one may become."""
+        self.cluster.stats.upstream_cx_max_duration_reached += 1
+        self._retire(connection)
 
     def retire_outdated(self) -> None:
         """After a change of the plan or of a name's addresses."""

@@ -35,8 +35,8 @@ class Http1Upstream(ClusterConnection):
 
     __slots__ = (
         "_abandoned", "_congested", "_finished", "_keep", "_pool", "_reader", "_received_before", "_trailers",
-        "_tunnel", "connected", "ended", "endpoint", "exchange", "failure", "idleness", "opened_s", "policy",
-        "received", "retired", "sent_bytes", "served", "transport", "wants_end",
+        "_tunnel", "age_timer", "connected", "ended", "endpoint", "exchange", "failure", "idleness", "opened_s",
+        "policy", "received", "retired", "sent_bytes", "served", "transport", "wants_end",
     )  # fmt: skip
 
     transport: ByteTransport
@@ -54,6 +54,7 @@ class Http1Upstream(ClusterConnection):
         self._received_before = 0
         self._trailers: list[Field] | None = None
         self._tunnel = False
+        self.age_timer: asyncio.TimerHandle | None = None
         self.connected = False
         self.ended = False
         self.retired = False
@@ -108,12 +109,16 @@ class Http1Upstream(ClusterConnection):
         self._received_before = self.received
         head = exchange.head
         self._reader.next_message(head.method)
-        rendered = rendered_request(head, self.endpoint.authority)
+        caller = exchange.client.caller
+        rendered = rendered_request(head, self.endpoint.authority, caller is not None)
         self.wants_end = rendered.is_chunked
         request_id = exchange.request_id
         if request_id is None:
             request_id = exchange.request_id = rendered.request_id or next_id()
-        block = rendered.before + request_id + rendered.after
+        if caller is None:
+            block = rendered.before + request_id + rendered.after
+        else:
+            block = rendered.before + request_id + caller.http1_field + rendered.after
         self.sent_bytes += len(block)
         self.transport.write(block)
 

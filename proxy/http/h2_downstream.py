@@ -14,16 +14,18 @@ from collections import deque
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, cast
 
+from proxy.http.affinity import PeerName
 from proxy.http.exchange import Exchange
 from proxy.http.headers import late_fields, response_block
 from proxy.http.replies import reply_fields
 from proxy.http.timeouts import IDLE_TIMEOUT_S, LINGER_S, SETTINGS_DEADLINE_S, STREAM_IDLE_TIMEOUT_S
 from proxy.outcome import Outcome
-from proxy.relay import ByteTransport, peer_of
+from proxy.relay import ByteTransport
 from proxy.wire import NONE, BadMessage, Field, RequestHead, ResponseHead
 from proxy.wire.h2 import REQUEST_LIMITS, SERVER_SETTINGS, Broken, Connection, ErrorCode, FieldBlock, Stream
 
 if TYPE_CHECKING:
+    from proxy.caller import Caller
     from proxy.listener import Listener
 
 MAX_LEASES_PER_TURN = 32
@@ -34,14 +36,14 @@ _CONTINUE = FieldBlock([(b":status", b"100")])
 class ClientStream(Stream):
     """One request and its response."""
 
-    __slots__ = ("_bytes_seen", "_last_change", "_owner", "exchange", "forbidden")
+    __slots__ = ("_bytes_seen", "_last_change", "_owner", "caller", "exchange")
 
     defers_head = False
 
     def __init__(self, connection: Http2Downstream) -> None:
         super().__init__()
         self._owner = connection
-        self.forbidden = connection.forbidden
+        self.caller = connection.caller
         self.exchange: Exchange | None = None
         self._bytes_seen = 0
         self._last_change = 0.0
@@ -106,12 +108,12 @@ class ClientStream(Stream):
     # The exchange
 
     @property
-    def peer(self) -> str | None:
-        return self._owner.peer
-
-    @property
     def congested(self) -> bool:
         return self.queued > 0
+
+    @property
+    def peer(self) -> PeerName:
+        return cast("PeerName", self._owner.transport.get_extra_info("peername"))
 
     def response_head(self, head: ResponseHead, elapsed_ms: int) -> None:
         rendered = response_block(head)
@@ -208,8 +210,8 @@ class Http2Downstream(asyncio.Protocol):
         "_loop",
         "_received_seen",
         "_receiving",
+        "caller",
         "engine",
-        "forbidden",
         "leases_left",
         "listener",
         "now",
@@ -222,9 +224,10 @@ class Http2Downstream(asyncio.Protocol):
 
     transport: ByteTransport
 
-    def __init__(self, listener: Listener, received: int, started_s: float) -> None:
+    def __init__(self, listener: Listener, received: int, started_s: float, caller: Caller | None = None) -> None:
         """``received`` and ``started_s`` of the connection as it was before its protocol was known."""
         self.listener = listener
+        self.caller = caller
         self.now = listener.now
         self.outcome: Outcome | None = None
         self.received = received
@@ -235,7 +238,6 @@ class Http2Downstream(asyncio.Protocol):
         self._begun: deque[Exchange] = deque()
         """Exchanges that are to ask for a connection in a later turn of the loop."""
         self.leases_left = MAX_LEASES_PER_TURN
-        self.forbidden = False
         self._closing = False
         self._receiving = False
         self._flush_due = False
@@ -263,11 +265,6 @@ class Http2Downstream(asyncio.Protocol):
                 self._loop.call_soon(self._lease_some)
 
     # The connection
-
-    @property
-    def peer(self) -> str | None:
-        """The verified SPIFFE ID of the client, where it has one."""
-        return peer_of(self.transport)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast("ByteTransport", transport)

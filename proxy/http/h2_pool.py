@@ -5,12 +5,13 @@ request waits, and a connection is dialled, one at a time for each endpoint: wha
 connections. Should the dialler have passed over the endpoint, those who wait follow to the one that it found.
 
 A connection is retired, which is to say closed after the last of its exchanges, when the origin says GOAWAY, when its
-endpoint has left the service, or when TLS is now asked for on other terms.
+endpoint has left the service, when TLS is now asked for on other terms, or when it is as old as it may become.
 """
 
 from __future__ import annotations
 
-from collections import Counter, deque
+import asyncio
+from collections import deque
 from typing import TYPE_CHECKING
 
 from proxy.balance import Endpoint
@@ -25,6 +26,15 @@ if TYPE_CHECKING:
 
 
 MAX_CONNECTIONS_PER_ENDPOINT = 8
+
+
+def _with_room(endpoint: Endpoint) -> Http2Upstream | None:
+    """A connection to ``endpoint`` that exists and takes another stream."""
+    for connection in reversed(endpoint.idle):
+        if connection.has_room:
+            found: Http2Upstream = connection
+            return found
+    return None
 
 
 class Http2Pool:
@@ -43,7 +53,12 @@ class Http2Pool:
         if exchange.head.upgrade is not None and asks_for_upgrade(exchange.head):
             exchange.fail(Outcome.UPGRADE_REFUSED)
             return
-        endpoint = self.cluster.balancer.pick(exchange.began_s)
+        cluster = self.cluster
+        endpoint = (
+            cluster.endpoint_for(exchange)
+            if exchange.tried
+            else cluster.balancer.pick(exchange.began_s, (), exchange.key)
+        )
         if endpoint is not None:
             idle = endpoint.idle
             while idle:
@@ -86,7 +101,7 @@ class Http2Pool:
         policy = self.cluster.plan.tls
         result: Http2Upstream | Outcome = Outcome.UPSTREAM_CONNECT_FAILED
         try:
-            result = await self.cluster.dial(lambda chosen: Http2Upstream(self, chosen, policy), endpoint)
+            result = await self.cluster.dial(lambda chosen: Http2Upstream(self, chosen, policy), endpoint, _with_room)
         finally:  # also after a fault of ours, which the task logs: nobody must wait for it for ever
             self._dialling.discard(endpoint)
             if isinstance(result, Outcome):
@@ -122,6 +137,9 @@ class Http2Pool:
         if connection.endpoint.max_streams is not None:
             connection.engine.max_streams = connection.endpoint.max_streams
         self.cluster.connections.add(connection)
+        limit_s = self.cluster.plan.max_connection_duration_s
+        if limit_s:
+            connection.age_timer = asyncio.get_running_loop().call_later(limit_s, self._outlived, connection)
         self.cluster.stats.upstream_cx_http2_total += 1
         if self._is_outdated(connection) or self._closed:  # the plan may have changed while it was dialled
             self._serve(connection.endpoint, connection)
@@ -148,20 +166,21 @@ class Http2Pool:
             connection.is_pooled = False
             connection.endpoint.idle.remove(connection)
 
+    def _outlived(self, connection: Http2Upstream) -> None:
+        """``connection`` is as old as one may become."""
+        self.cluster.stats.upstream_cx_max_duration_reached += 1
+        self.retired(connection)
+        connection.retire()
+
     def lost(self, connection: Http2Upstream, outcome: Outcome | None) -> None:
+        if connection.age_timer is not None:
+            connection.age_timer.cancel()
         self._connections.discard(connection)
         self.retired(connection)
         self.cluster.closed(connection, outcome)
         if self.waiting_count:  # a place has become free
             for endpoint in tuple(self._waiting):
                 self._dial_for(endpoint)
-
-    def active_requests(self) -> Counter[Endpoint]:
-        """How many requests each endpoint is working on."""
-        counts: Counter[Endpoint] = Counter()
-        for connection in self._connections:
-            counts[connection.endpoint] += len(connection.engine.streams)
-        return counts
 
     def retire_outdated(self) -> None:
         """After a change of the plan or of a name's addresses."""

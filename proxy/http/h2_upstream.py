@@ -66,13 +66,17 @@ class OriginStream(Stream):
         head = exchange.head
         connection = self._owner
         connection.served += 1
-        rendered = request_block(head, self.endpoint.authority, connection.scheme)
+        caller = exchange.client.caller
+        rendered = request_block(head, self.endpoint.authority, connection.scheme, caller is not None)
         request_id = exchange.request_id
         if request_id is None:
             request_id = exchange.request_id = rendered.request_id or next_id()
         is_whole = head.body == NONE or head.body == 0
         self.wants_end = not is_whole
-        connection.engine.open(self, head.method, rendered.block, request_id_field(request_id), is_whole)
+        late = request_id_field(request_id)
+        if caller is not None:
+            late += caller.http2_field
+        connection.engine.open(self, head.method, rendered.block, late, is_whole)
 
     def send(self, data: bytes, last: bool) -> None:
         self.send_data(data, last)
@@ -159,9 +163,9 @@ class Http2Upstream(ClusterConnection):
     """
 
     __slots__ = (
-        "_abandoned", "_flush_due", "_loop", "_receiving", "_refill", "broken", "connected", "deferred", "ended",
-        "endpoint", "engine", "failure", "idleness", "is_pooled", "lost", "opened_s", "policy", "pool", "received",
-        "retired", "scheme", "sent_bytes", "served", "speaks_grpc", "transport",
+        "_abandoned", "_flush_due", "_loop", "_receiving", "_refill", "age_timer", "broken", "connected", "deferred",
+        "ended", "endpoint", "engine", "failure", "idleness", "is_pooled", "lost", "opened_s", "policy", "pool",
+        "received", "retired", "scheme", "sent_bytes", "served", "speaks_grpc", "transport",
     )  # fmt: skip
 
     transport: ByteTransport
@@ -184,6 +188,7 @@ class Http2Upstream(ClusterConnection):
         self.ended = False
         self.is_pooled = False
         self.retired = False
+        self.age_timer: asyncio.TimerHandle | None = None
         self.broken: BadMessage | None = None
         self.lost: Outcome | None = None
         self.failure: Exception | None = None

@@ -2,12 +2,13 @@
 
 The codec has already taken out what belonged to one connection. Here the rest happens. From requests: Envoy's control
 headers are removed, which would steer a proxy behind the next hop, and the client certificate header, which only a
-verified inbound may set; Host becomes the endpoint's DNS name, the old one stays in ``x-envoy-original-host``;
-``x-forwarded-proto`` and ``x-request-id`` are added where missing. To responses: ``x-envoy-upstream-service-time``, and
-``date`` where missing.
+verified inbound may set, and does (``caller.py``); Host becomes the endpoint's DNS name, the old one stays in
+``x-envoy-original-host``; ``x-forwarded-proto`` and ``x-request-id`` are added where missing. To responses:
+``x-envoy-upstream-service-time``, and ``date`` where missing.
 
 Heads repeat, and the codec gives identical ones as the same object; so what is rendered from a head is kept with it
-(``memo``), bounded. Only the request id and the service time differ from one message to the next: they go in between.
+(``memo``), bounded. Only the request id, the caller and the service time differ from one message to the next: they go
+in between.
 """
 
 from __future__ import annotations
@@ -46,7 +47,8 @@ CONTROL_HEADERS = frozenset(
 )
 """What Envoy takes from internal clients only. Ours are all external: nothing tells us that one is not."""
 
-_REMOVED_FROM_REQUESTS = CONTROL_HEADERS | {b"x-forwarded-client-cert"}
+_REMOVED_FROM_REQUESTS = CONTROL_HEADERS | {b"x-forwarded-client-cert", b"x-kuma-tags"}
+"""The last is between the proxies of a Kuma 2 mesh: it says nothing to anybody else."""
 _REPLACED_IN_RESPONSES = frozenset({b"x-envoy-upstream-service-time", b"keep-alive", b"proxy-connection"})
 
 MAX_RENDERINGS = 16
@@ -83,24 +85,25 @@ def request_id_of(head: RequestHead) -> bytes | None:
     return next((value for name, value in head.fields if name == b"x-request-id" and value), None)
 
 
-def rendered_request(head: RequestHead, authority: bytes | None) -> RenderedRequest:
+def rendered_request(head: RequestHead, authority: bytes | None, is_secure: bool = False) -> RenderedRequest:
     """``head`` as it goes to an endpoint. ``authority``: the endpoint's DNS name, which becomes Host; ``None`` keeps
-    the client's (an IP address or a unix socket has no name).
+    the client's (an IP address or a unix socket has no name). ``is_secure``: it came over mTLS.
     """
     memo = head.memo
     if memo is None:
         memo = head.memo = {}
     assert isinstance(memo, dict)
-    found: RenderedRequest | None = memo.get(authority)
+    key = (authority, True) if is_secure else authority
+    found: RenderedRequest | None = memo.get(key)
     if found is None:
         if len(memo) >= MAX_RENDERINGS:
             memo.clear()
-        found = memo[authority] = _render_request(head, authority)
+        found = memo[key] = _render_request(head, authority, is_secure)
     return found
 
 
-def _request_fields(head: RequestHead, authority: bytes | None) -> list[Field]:
-    """All but the request id."""
+def _request_fields(head: RequestHead, authority: bytes | None, is_secure: bool) -> list[Field]:
+    """All but the request id, and the caller's."""
     fields: list[Field] = []
     has_proto = False
     for field in head.fields:
@@ -115,12 +118,12 @@ def _request_fields(head: RequestHead, authority: bytes | None) -> list[Field]:
     if authority is not None and head.authority and authority != head.authority:
         fields.append((b"x-envoy-original-host", head.authority))
     if not has_proto:
-        fields.append((b"x-forwarded-proto", b"http"))
+        fields.append((b"x-forwarded-proto", b"https" if is_secure else b"http"))
     return fields
 
 
-def _render_request(head: RequestHead, authority: bytes | None) -> RenderedRequest:
-    fields = _request_fields(head, authority)
+def _render_request(head: RequestHead, authority: bytes | None, is_secure: bool) -> RenderedRequest:
+    fields = _request_fields(head, authority, is_secure)
     if asks_for_upgrade(head):
         assert head.upgrade is not None
         fields += [(b"connection", b"upgrade"), (b"upgrade", head.upgrade)]
@@ -146,26 +149,26 @@ class RequestBlock:
         self.request_id = request_id
 
 
-def request_block(head: RequestHead, authority: bytes | None, scheme: bytes) -> RequestBlock:
+def request_block(head: RequestHead, authority: bytes | None, scheme: bytes, is_secure: bool = False) -> RequestBlock:
     """As :func:`rendered_request`, for an endpoint that speaks HTTP/2."""
     memo = head.memo
     if memo is None:
         memo = head.memo = {}
     assert isinstance(memo, dict)
-    key = (authority, scheme)
+    key = (authority, scheme, is_secure)
     found: RequestBlock | None = memo.get(key)
     if found is None:
         if len(memo) >= MAX_RENDERINGS:
             memo.clear()
-        found = memo[key] = _request_block(head, authority, scheme)
+        found = memo[key] = _request_block(head, authority, scheme, is_secure)
     return found
 
 
-def _request_block(head: RequestHead, authority: bytes | None, scheme: bytes) -> RequestBlock:
+def _request_block(head: RequestHead, authority: bytes | None, scheme: bytes, is_secure: bool) -> RequestBlock:
     pseudo: list[Field] = [(b":method", head.method), (b":scheme", scheme), (b":path", head.path)]
     if authority or head.authority:
         pseudo.insert(2, (b":authority", authority or head.authority))
-    fields = _request_fields(head, authority)
+    fields = _request_fields(head, authority, is_secure)
     if head.body >= 0:
         fields.append((b"content-length", b"%d" % head.body))
     return RequestBlock(FieldBlock(pseudo + fields), request_id_of(head))

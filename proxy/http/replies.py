@@ -30,9 +30,16 @@ REPLIES: dict[Outcome, tuple[int, bytes]] = {
     Outcome.FORBIDDEN: (403, b"RBAC: access denied"),
     Outcome.UPGRADE_REFUSED: (403, b""),
     Outcome.REQUEST_TIMEOUT: (504, b"upstream request timeout"),
+    Outcome.MAX_STREAM_DURATION: (504, b"upstream max stream duration reached"),
     Outcome.STREAM_IDLE: (504, b"stream timeout"),
 }
 """(status, body) as Envoy gives them."""
+
+RETRIED = {
+    outcome: body.replace(b"reset reason", b"retried and the latest reset reason")
+    for outcome, (_, body) in REPLIES.items()
+}
+"""The bodies after a retry."""
 
 _GRPC_STATUSES = {400: 13, 401: 16, 403: 7, 404: 12, 429: 14, 502: 14, 503: 14, 504: 14}
 """gRPC's own mapping of HTTP statuses, which Envoy follows; any other is 2 (UNKNOWN)."""

@@ -8,7 +8,6 @@ says so.
 from __future__ import annotations
 
 import asyncio
-from collections import Counter
 from collections.abc import Container, Iterable
 from dataclasses import dataclass, field, replace
 from functools import reduce
@@ -60,17 +59,8 @@ class ClusterImage:
         self.plan = plan
         self.stats = total.stats
         self.watches: tuple[WatchState, ...] = total.watches
-        endpoints = [(_endpoint(state), state.rq_active) for state in total.endpoints]
-        self.balancer = Balancer(endpoint for endpoint, _ in endpoints)
+        self.balancer = Balancer(map(_endpoint, total.endpoints))
         self._bytes = total.received, total.sent
-        self._active = Counter(dict(endpoints))
-
-    @property
-    def http(self) -> ClusterImage:
-        return self
-
-    def active_requests(self) -> Counter[Endpoint]:
-        return self._active
 
     def byte_totals(self) -> tuple[int, int]:
         return self._bytes
@@ -105,6 +95,7 @@ def _endpoint(state: EndpointState) -> Endpoint:
     endpoint.cx_active = state.cx_active
     endpoint.cx_connect_fail = state.cx_connect_fail
     endpoint.rq_total = state.rq_total
+    endpoint.rq_active = state.rq_active
     endpoint.last_verdict = state.last_verdict
     endpoint.peer = state.peer
     return endpoint

@@ -204,8 +204,7 @@ class Reporter:
         numbers = cluster.stats.numbers()
         if not _is_news(self._clusters, cluster.plan.name, numbers, received, sent, watches, keys):
             return None
-        active = cluster.http.active_requests()
-        endpoints = tuple(_endpoint(endpoint, active[endpoint]) for endpoint in cluster.balancer)
+        endpoints = tuple(map(_endpoint, cluster.balancer))
         return ClusterState(cluster.plan.name, cluster.stats, received, sent, endpoints, watches)
 
     def _listener(self, listener: Listener) -> ListenerState | None:
@@ -233,7 +232,7 @@ def _merged(mine: tuple[A, ...], others: tuple[A, ...], key: Callable[[A], Hasha
     return tuple(found.values())
 
 
-def _endpoint(endpoint: Endpoint, rq_active: int) -> EndpointState:
+def _endpoint(endpoint: Endpoint) -> EndpointState:
     return EndpointState(
         endpoint.address,
         endpoint.host,
@@ -244,7 +243,7 @@ def _endpoint(endpoint: Endpoint, rq_active: int) -> EndpointState:
         endpoint.cx_active,
         endpoint.cx_connect_fail,
         endpoint.rq_total,
-        rq_active,
+        endpoint.rq_active,
         endpoint.last_verdict,
         endpoint.peer,
     )

@@ -143,11 +143,12 @@ class Fleet:
         }
         blocked: dict[str, str] = {}
         for name, listener in plan.listeners.items():
-            if (listener.address, listener.port) not in ours:
+            if listener.bind_to_port and (listener.address, listener.port) not in ours:
                 try:
                     bind(str(listener.address), listener.port).close()
                 except StartError as exc:
-                    blocked[name] = str(exc)
+                    if not (listener.original_dst and exc.no_such_family):
+                        blocked[name] = str(exc)
         return blocked
 
     async def _bring_up_to_date(self, place: _Place, worker: WorkerProcess) -> None:

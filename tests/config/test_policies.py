@@ -14,7 +14,17 @@ import pytest
 import yaml
 
 from config.load import Document, Loaded, Loader, load_dataplane
-from config.plan import ClusterPlan, HashPolicyPlan, HashSource, LoadBalancer, Plan, Protocol, RetryPlan, diff
+from config.plan import (
+    ClusterPlan,
+    EjectionPlan,
+    HashPolicyPlan,
+    HashSource,
+    LoadBalancer,
+    Plan,
+    Protocol,
+    RetryPlan,
+    diff,
+)
 from config.planner import Health, Planned, Planner, Settings
 from config.policies.apply import RETRY_GRPC, RETRY_HTTP
 from config.policies.merge import leaves, merge
@@ -382,24 +392,38 @@ def test_connection_limits(world: World) -> None:
     cluster = world.cluster()
     assert (cluster.max_connections, cluster.max_pending_requests) == (1, 2)
     assert (cluster.max_requests, cluster.max_retries) == (3, 4)
-    assert cluster.failures_to_eject == 3
+    assert cluster.ejection == EjectionPlan()
 
 
 @pytest.mark.parametrize(
-    ("outliers", "failures"),
+    ("outliers", "expected"),
     [
-        ({"detectors": {"totalFailures": {"consecutive": 7}}}, 7),
-        ({"detectors": {"totalFailures": {}}}, 5),
-        ({"detectors": {"gatewayFailures": {}}}, 0),
-        ({"detectors": {"totalFailures": {"consecutive": 7}}, "disabled": True}, 0),
-        ({"detectors": {"localOriginFailures": {"consecutive": 2}}}, 0),
-        ({"detectors": {"localOriginFailures": {"consecutive": 2}}, "splitExternalAndLocalErrors": True}, 2),
-        ({"detectors": {"totalFailures": {"consecutive": 2}}, "splitExternalAndLocalErrors": True}, 0),
+        ({"detectors": {"totalFailures": {"consecutive": 7}}}, (7, 7, 0)),
+        ({"detectors": {"totalFailures": {}}}, (5, 5, 0)),
+        ({"detectors": {"gatewayFailures": {}}}, (5, 0, 5)),
+        ({"detectors": {"totalFailures": {"consecutive": 7}, "gatewayFailures": {"consecutive": 2}}}, (2, 7, 2)),
+        ({"detectors": {"totalFailures": {"consecutive": 7}}, "disabled": True}, (0, 0, 0)),
+        ({"detectors": {"localOriginFailures": {"consecutive": 2}}}, (0, 0, 0)),
+        ({"detectors": {"localOriginFailures": {"consecutive": 2}}, "splitExternalAndLocalErrors": True}, (2, 0, 0)),
+        ({"detectors": {"totalFailures": {"consecutive": 2}}, "splitExternalAndLocalErrors": True}, (0, 2, 0)),
     ],
 )
-def test_outlier_detection_counts_failures_to_connect(world: World, outliers: dict[str, Any], failures: int) -> None:
+def test_what_ejects(world: World, outliers: dict[str, Any], expected: tuple[int, int, int]) -> None:
     world.write("p", policy("p", (MESH, {"outlierDetection": outliers}), kind="MeshCircuitBreaker"))
-    assert world.cluster().failures_to_eject == failures
+    rules = world.cluster().ejection
+    assert (rules.failures, rules.server_errors, rules.gateway_errors) == expected
+
+
+def test_how_long_and_how_many_are_ejected(world: World) -> None:
+    detectors = {"detectors": {"totalFailures": {}}}
+    for given, expected in (
+        ({}, (30, 300, 10)),
+        ({"baseEjectionTime": "1s", "maxEjectionPercent": 50}, (1, 300, 50)),
+        ({"baseEjectionTime": "1h"}, (3600, 3600, 10)),
+    ):
+        world.write("p", policy("p", (MESH, {"outlierDetection": detectors | given}), kind="MeshCircuitBreaker"))
+        rules = world.cluster().ejection
+        assert (rules.first_s, rules.longest_s, rules.max_percent) == expected
 
 
 def retry_plan(world: World, protocol: str, conf: dict[str, Any]) -> RetryPlan | None:
@@ -478,6 +502,23 @@ def test_load_balancing(world: World) -> None:
         cluster = world.cluster()
         assert (cluster.load_balancer, cluster.least_request_choices) == (balancer, choices)
         assert cluster.hash_policies == policies
+
+
+def test_sizes_of_rings_and_tables(world: World) -> None:
+    for balancer, expected in (
+        ({"type": "RingHash"}, ((1024, 8_000_000), 65_537)),
+        ({"type": "RingHash", "ringHash": {"minRingSize": 7}}, ((7, 8_000_000), 65_537)),
+        ({"type": "RingHash", "ringHash": {"minRingSize": 7, "maxRingSize": 9}}, ((7, 9), 65_537)),
+        ({"type": "Maglev", "maglev": {"tableSize": 7}}, ((1024, 8_000_000), 7)),
+    ):
+        world.write("p", policy("p", (MESH, {"loadBalancer": balancer}), kind="MeshLoadBalancingStrategy"))
+        cluster = world.cluster()
+        assert (cluster.ring_sizes, cluster.maglev_table_size) == expected
+
+
+def test_nothing_is_sent_again_where_only_some_requests_may_be(world: World) -> None:
+    conf = {"numRetries": 2, "retriableRequestHeaders": [{"name": "x-a", "type": "Present"}]}
+    assert retry_plan(world, "http", {"http": conf}) is None
 
 
 def test_kinds_do_not_disturb_each_other(world: World) -> None:

@@ -105,7 +105,8 @@ def test_http(world: World) -> None:
         return [one for one in map(json.loads, lines) if one["request_id"] == "42-42"]
 
     (entry,) = poll.until(line, "a line in the access log")
-    assert (entry["peer"], entry["response_code"]) == (world.sidecar.identity, 200)
+    assert (entry["downstream_peer_uri_san"], entry["response_code"]) == (world.sidecar.identity, 200)
+    assert "x-forwarded-client-cert" not in world.origin.last, "who is in the mesh is nobody's business outside"
     name = world.sidecar.identity.removeprefix("spiffe://").replace("/", "_")
     assert world.egress.stats()[f"peer.{name}.rq_total"] >= 2
 
@@ -229,14 +230,12 @@ def test_a_permission_that_is_withdrawn_ends_what_it_allowed(zone: Zone) -> None
             zone.egress() as egress,
             zone.sidecar("web", "http", "tcp") as sidecar,
             Wire(sidecar.port("http")) as wire,
-            client.connect(sidecar.port("tcp")) as sock,
         ):
             assert wire.get("/").status == 200
-            sock.sendall(b"ping")
-            assert sock.recv(10) == b"ping"
+            assert client.ask(sidecar.port("tcp")) == b"ping"
             egress.changing(lambda: zone.permit(deny=[EVERYBODY]))
             assert wire.get("/").status == 403, "the connection is the same"
-            assert sock.recv(10) == b""
+            assert client.gets_nowhere(sidecar.port("tcp"))
 
 
 def test_without_a_permission_nobody_passes(zone: Zone) -> None:

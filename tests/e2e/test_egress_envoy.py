@@ -10,7 +10,7 @@ from cryptography import x509
 from tests.e2e.upstreams import SERVER, STRANGER, trusting
 from tests.kit import client, peers, yamlkit
 from tests.kit.ca import Authority, Identity
-from tests.kit.envoy import BINARY, Envoy
+from tests.kit.envoy_zone import BINARY, Envoy
 from tests.kit.grpc_peers import Caller, GrpcServer
 from tests.kit.http2_peers import H2Client, H2Origin, echo
 from tests.kit.origins import Origin, always, ok

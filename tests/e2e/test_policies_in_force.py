@@ -6,7 +6,7 @@ from typing import Any
 
 from tests.kit import client, peers
 from tests.kit.koguma import Koguma
-from tests.kit.origins import Origin, always, ok
+from tests.kit.origins import Origin, always, by_connection, ok
 from tests.kit.peers import Peer
 from tests.kit.rawhttp import Wire
 
@@ -57,3 +57,44 @@ def test_a_request_has_the_time_that_the_policy_gives_it(koguma: Koguma) -> None
                 assert wire.get().status == 504
             with Wire(koguma.port("prompt")) as wire:
                 assert wire.get().body == b"hi"
+
+
+def retries(service: str) -> dict[str, Any]:
+    entry = {
+        "targetRef": {"kind": "MeshExternalService", "labels": {"kuma.io/display-name": service}},
+        "default": {"http": {"numRetries": 1, "backOff": {"baseInterval": "1ms"}, "retryOn": ["5xx"]}},
+    }
+    return {"type": "MeshRetry", "mesh": "default", "name": "retries", "spec": {"to": [entry]}}
+
+
+def test_a_request_is_sent_again_where_the_policy_says_so(koguma: Koguma) -> None:
+    bad = ok(b"bad", status="503 x")
+    with Origin(by_connection(always(bad), always(ok(b"good")))) as origin, Origin(always(bad)) as other:
+        koguma.service("app", [origin.endpoint], protocol="http")
+        koguma.service("other", [other.endpoint], protocol="http")
+        koguma.write("retries.yaml", retries("app"))
+        with koguma:
+            with Wire(koguma.port("app")) as wire:
+                assert wire.get().body == b"good"
+            assert koguma.stat("app", "upstream_rq_retry_success") == 1
+            with Wire(koguma.port("other")) as wire:
+                assert wire.get().body == b"bad"
+            assert len(other.requests) == 1
+
+
+def test_requests_stay_with_an_endpoint_where_the_policy_says_so(koguma: Koguma) -> None:
+    entry = {
+        "targetRef": {"kind": "Mesh"},
+        "default": {
+            "loadBalancer": {"type": "RingHash"},
+            "hashPolicies": [{"type": "Header", "header": {"name": "x-user"}}],
+        },
+    }
+    policy = {"type": "MeshLoadBalancingStrategy", "mesh": "default", "name": "sticky", "spec": {"to": [entry]}}
+    with Origin(always(ok(b"a"))) as a, Origin(always(ok(b"b"))) as b:
+        koguma.service("app", [a.endpoint, b.endpoint], protocol="http")
+        koguma.write("sticky.yaml", policy)
+        with koguma, Wire(koguma.port("app")) as wire:
+            bodies = {user: {wire.get("/", f"x-user: {user}").body for _ in range(3)} for user in range(20)}
+        assert {len(seen) for seen in bodies.values()} == {1}
+        assert set.union(*bodies.values()) == {b"a", b"b"}

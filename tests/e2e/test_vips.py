@@ -46,8 +46,9 @@ def vips(koguma: Koguma) -> dict[str, str]:
     return {row["name"]: row["status"]["vip"]["ip"] for row in rows if "vip" in row["status"]}
 
 
-def test_a_virtual_ip_leads_to_its_service(tmp_path: Path) -> None:
-    koguma = new(tmp_path)
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_a_virtual_ip_leads_to_its_service(tmp_path: Path, workers: str) -> None:
+    koguma = new(tmp_path, "--concurrency", workers)
     with Peer(peers.echo) as peer, Origin(always(ok(b"web"))) as origin:
         koguma.write("all.yaml", mes("db", peer), mes("web", origin, 8080, protocol="http"))
         with koguma:
@@ -236,7 +237,8 @@ def echoes(koguma: Koguma, address: str, family: int) -> Iterator[None]:
             server.kill()
 
 
-def test_transparent_proxying(tmp_path: Path) -> None:
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_transparent_proxying(tmp_path: Path, workers: str) -> None:
     """No route, no VIP socket, no port that anybody was told: the kernel brings every connection of the application."""
     netns.require()
     port = free_port()
@@ -250,7 +252,7 @@ def test_transparent_proxying(tmp_path: Path) -> None:
     if probe.exit_code != 0:
         pytest.skip(f"nf_tables cannot redirect here: {probe.stderr.strip()[-200:]}")
     koguma = Koguma(tmp_path / "koguma", program=netns.unshared(KOGUMA, first=" && ".join(steps)))
-    koguma.args.append("--no-dns-enabled")
+    koguma.args += ["--no-dns-enabled", "--concurrency", workers]
     document = yamlkit.dataplane()
     document["networking"]["transparentProxying"] = {"redirectPortOutbound": port}
     koguma.dataplane_file.parent.mkdir(parents=True, exist_ok=True)

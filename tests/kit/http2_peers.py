@@ -278,8 +278,10 @@ def _fields(headers: Sequence[tuple[object, object]] | None) -> Fields:
 class H2Client(Session):
     """A client by prior knowledge, on one connection."""
 
-    def __init__(self, port: int, *, timeout_s: float = client.TIMEOUT_S) -> None:
+    def __init__(self, port: int, *, timeout_s: float = client.TIMEOUT_S, tls: ssl.SSLContext | None = None) -> None:
         self.sock = client.connect(port, timeout_s=timeout_s)
+        if tls is not None:
+            self.sock = tls.wrap_socket(self.sock)
         super().__init__(Stream(self.sock), is_client=True)
 
     def begin(

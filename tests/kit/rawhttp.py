@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import socket
+import ssl
 from collections.abc import Callable
 from dataclasses import dataclass
 from types import TracebackType
@@ -159,8 +160,10 @@ def _has_no_body(head: bytes, method: str) -> bool:
 class Wire:
     """A client that sends bytes and reads responses, on one connection."""
 
-    def __init__(self, port: int, *, timeout_s: float = client.TIMEOUT_S) -> None:
+    def __init__(self, port: int, *, timeout_s: float = client.TIMEOUT_S, tls: ssl.SSLContext | None = None) -> None:
         self.sock = client.connect(port, timeout_s=timeout_s)
+        if tls is not None:
+            self.sock = tls.wrap_socket(self.sock)
         self._reader = MessageReader(lambda: self.sock.recv(CHUNK_BYTES))
 
     def send(self, data: bytes) -> None:

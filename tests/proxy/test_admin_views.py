@@ -6,14 +6,14 @@ import asyncio
 import logging
 import re
 from collections.abc import Iterator
-from datetime import UTC, datetime
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from html.parser import HTMLParser
 
 import pytest
 
-from config.plan import Direction, EndpointPlan, UnixTarget
+from config.plan import Direction, EjectionPlan, EndpointPlan, IdentityPlan, UnixTarget
 from proxy.admin import dump, page
-from proxy.balance import FAILURES_TO_EJECT
 from proxy.cluster import Cluster
 from tests.kit.ca import EXPIRED, Authority
 from tests.proxy.admin_world import (
@@ -26,6 +26,8 @@ from tests.proxy.admin_world import (
     sound_row,
     world,
 )
+from tests.tls.inbound import bundle
+from tls.bundles import TrustBundles
 from tls.material import CertificateFacts
 from tls.policy import MatchType, Mode, Origination, SanMatcher, TrustAnchors
 from tls.verdict import Cause, Verdict
@@ -34,7 +36,7 @@ from tls.verdict import Cause, Verdict
 def eject(one: Cluster) -> None:
     now_s = asyncio.get_running_loop().time()
     (endpoint,) = one.balancer
-    for _ in range(FAILURES_TO_EJECT):
+    for _ in range(EjectionPlan().failures):
         one.balancer.failed(endpoint, now_s)
 
 
@@ -240,6 +242,37 @@ def test_certs() -> None:
             (peer,) = shown["peers"]
             assert (peer["cluster"], peer["endpoint"]) == ("a", "127.0.0.1:1")
             assert peer["subject_alt_names"] == [{"dns": "api.test"}]
+
+    run(scenario())
+
+
+def test_trust_and_identity() -> None:
+    async def scenario() -> None:
+        async with world() as here:
+            shown = (await here.ask("/certs")).json
+            assert (shown["trust"], shown["identity"]) == ([], None)
+            root, until = Authority.root("the root"), datetime(2030, 1, 2, tzinfo=UTC)
+            trusted = TrustBundles.of([bundle("zone-2", root, Authority.root("old root", window=EXPIRED))])
+            identity = IdentityPlan("spiffe://zone-1/workload/app", "kri_mid_a", until, until - timedelta(hours=4))
+            here.runtime.plan = replace(
+                here.runtime.plan, trust=trusted, trust_generations={"zone-2": 7}, identity=identity
+            )
+            shown = (await here.ask("/certs")).json
+            (domain,) = shown["trust"]
+            assert (domain["trust_domain"], domain["generation"]) == ("zone-2", 7)
+            assert [one["subject"] for one in domain["ca_cert"]] == ["CN=the root", "CN=old root"]
+            assert domain["expiration_time"] == f"{root.certificate.not_valid_after_utc:%Y-%m-%dT%H:%M:%SZ}"
+            assert shown["identity"]["spiffe_id"] == "spiffe://zone-1/workload/app"
+            assert shown["identity"]["renewal_time"] == "2030-01-01T20:00:00Z"
+            stats = (await here.ask("/stats")).stats
+            assert (stats["koguma.trust.domains"], stats["koguma.trust.generation"]) == ("1", "7")
+            assert stats["server.days_until_first_cert_expiring"] == "0"
+            lines = (await here.ask("/stats/prometheus")).text.splitlines()
+            assert 'koguma_trust_bundle_generation{trust_domain="zone-2"} 7' in lines
+            ends = root.certificate.not_valid_after_utc.timestamp()
+            assert f'koguma_trust_bundle_not_after_seconds{{trust_domain="zone-2"}} {ends:.10g}' in lines
+            ends = until.timestamp()
+            assert f'koguma_identity_not_after_seconds{{spiffe_id="{identity.id}"}} {ends:.10g}' in lines
 
     run(scenario())
 

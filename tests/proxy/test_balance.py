@@ -12,8 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from config.plan import ClusterPlan, Protocol
-from proxy.balance import FAILURES_TO_EJECT, TRIAL_S, Balancer, Endpoint
+from config.plan import EjectionPlan
+from proxy.balance import TRIAL_S, Balancer, Endpoint
+
+FAILURES_TO_EJECT = EjectionPlan().failures
 
 
 def endpoint(number: int, priority: int = 0, host: str | None = None) -> Endpoint:
@@ -42,13 +44,12 @@ def test_every_endpoint_is_picked_equally_often(count: int, rounds: int) -> None
 
 
 def test_how_many_failures_eject_is_a_setting() -> None:
-    balancer = Balancer([endpoint(1), endpoint(2)], failures_to_eject=2)
+    balancer = Balancer([endpoint(1), endpoint(2)], EjectionPlan(failures=2))
     victim, other = balancer
     assert [balancer.failed(victim, 0.0) for _ in range(2)] == [False, True]
-    balancer.failures_to_eject = 0
+    balancer.follow(EjectionPlan(failures=0))
     assert not any(balancer.failed(other, 0.0) for _ in range(100))
     assert victim.ejected_until > 0.0, "what is ejected sits it out"
-    assert Balancer().failures_to_eject == ClusterPlan("", "", "", Protocol.TCP, ()).failures_to_eject
 
 
 def test_an_endpoint_that_was_skipped_is_next() -> None:

@@ -199,6 +199,18 @@ def test_requests_wait_for_a_connection_when_there_may_be_no_more(one_loop: Loop
             other.close()
 
 
+def test_a_request_does_not_wait_while_another_endpoint_has_an_idle_connection(one_loop: LoopThread) -> None:
+    with (
+        Origin(always(ok(b"a"))) as a,
+        Origin(always(ok(b"b"))) as b,
+        HttpRig(one_loop, [a, b]) as rig,
+        Wire(rig.port) as wire,
+    ):
+        rig.update(max_connections=1)
+        assert [wire.get().body for _ in range(4)] == [b"a"] * 4
+        assert (a.connections, b.connections) == (1, 0)
+
+
 @pytest.mark.parametrize(("method", "status"), [("GET", 200), ("PUT", 200), ("POST", 503)])
 def test_a_pooled_connection_that_had_closed(loop: LoopThread, method: str, status: int) -> None:
     """The origin closes when the second request is on its way, without a word: an idempotent one goes elsewhere."""
@@ -310,6 +322,8 @@ class Waiting:
 
     def __init__(self) -> None:
         self.began_s = 0.0
+        self.tried = ()
+        self.key = None
         self.over = False
         self.failed: Outcome | None = None
 
@@ -345,4 +359,5 @@ def test_a_certificate_of_ours_that_is_refused_afterwards(one_loop: LoopThread) 
             assert response.body.startswith(BEFORE_HEADERS)
             assert origin.requests == []
             assert rig.cluster.describe_endpoints()[0]["lastVerdict"] is not None
+        wait_until_idle(rig)
         assert stats_of(rig).downstream_rq_5xx == 1

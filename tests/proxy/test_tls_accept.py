@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 import ssl
 from collections.abc import Iterator
 from dataclasses import replace
@@ -11,46 +10,16 @@ import pytest
 
 from config.plan import Protocol
 from tests.kit import client, peers
-from tests.kit.ca import Authority, Identity
+from tests.kit.ca import Identity
 from tests.kit.origins import Origin, always, ok
 from tests.kit.peers import Peer
-from tests.proxy.rig import LoopThread, Rig
-from tests.tls.duet import V12, V13, client_certificate
-from tests.tls.inbound import INBOUND, bundle, client_context
-from tls.acceptance import Acceptance, InboundMode
+from tests.proxy.inbound_rig import ACCEPTANCE, FOREIGN, GOOD, PERMISSIVE, A, B, Inbound
+from tests.proxy.rig import LoopThread
+from tests.tls.duet import V12, V13
+from tests.tls.inbound import bundle
 from tls.bundles import TrustBundles
 from tls.permissions import IdMatch, Permissions
 from tls.policy import MatchType
-
-A, B = Authority.root("A"), Authority.root("B")
-GOOD = A.leaf("spiffe://a/x")
-FOREIGN = B.leaf("spiffe://a/x")
-ACCEPTANCE = Acceptance(client_certificate(INBOUND), TrustBundles.of([bundle("a", A), bundle("b", B)]))
-PERMISSIVE = replace(ACCEPTANCE, mode=InboundMode.PERMISSIVE)
-
-
-class Inbound(Rig):
-    """A listener that demands mTLS, in front of an application."""
-
-    def demand(self, acceptance: Acceptance = ACCEPTANCE, permissions: Permissions | None = None) -> None:
-        def change() -> None:
-            plan = self.listener.plan
-            self.listener.plan = replace(plan, acceptance=acceptance, permissions=permissions)
-
-        self.loop.look(change)
-
-    def call(
-        self, identity: Identity | None, question: bytes = b"ping", version: ssl.TLSVersion = V13, alpn: str = "kuma"
-    ) -> bytes:
-        """What comes back to a peer with this certificate: nothing, if it is not let in."""
-        context = client_context(identity, version=version, alpn=(alpn,))
-        try:
-            with socket.create_connection(("127.0.0.1", self.port), 10) as raw, context.wrap_socket(raw) as sock:
-                sock.sendall(question)
-                sock.settimeout(10)
-                return sock.recv(65536)
-        except (ssl.SSLError, ConnectionError):
-            return b""
 
 
 @pytest.fixture

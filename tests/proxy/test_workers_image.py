@@ -39,7 +39,7 @@ def test_counters_gauges_histograms_and_statuses_are_summed() -> None:
         ("127.0.0.1:1", 3, 2),
         ("127.0.0.1:2", 2, 1),
     ]
-    assert [count for _, count in image.http.active_requests().items()] == [2, 1]
+    assert [one.rq_active for one in image.balancer] == [2, 1]
     assert [(watch.update_attempt, watch.last_error) for watch in image.watches] == [(5, None)]
     assert one.stats.upstream_cx_total == 2  # nobody's report was changed
 

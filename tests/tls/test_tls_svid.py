@@ -21,7 +21,7 @@ from tls.bundles import TrustBundle, TrustBundles
 from tls.cause import Cause
 from tls.names import load_certificate
 from tls.server_handshake import ALERT_CERTIFICATE_UNKNOWN, ServerHandshake
-from tls.svid import SvidJudge, read_svid, verify_against
+from tls.svid import SvidJudge, read_svid, recheck, verify_against
 from tls.verdict import Refused
 
 A, B = Authority.root("CA of A"), Authority.root("CA of B")
@@ -384,3 +384,23 @@ def test_bundles_are_only_ever_their_own() -> None:
     assert bundles.union_pem.count("BEGIN CERTIFICATE") == 3
     assert bundles.vouched_by(A_DER) == ("x",)
     assert bundles.get("xx") is None
+
+
+# Peers that were accepted before trust changed
+
+
+def test_a_peer_is_trusted_while_an_anchor_of_its_path_is() -> None:
+    root, other = Authority.root("Re-root"), Authority.root("Re-other")
+    issuing = root.intermediate("Re-issuing")
+    both = accepting(bundle("a", root))
+    peer = visit(both, client_context(issuing.leaf("spiffe://a/x"))).accepted.peer
+    for anchors in ([root], [issuing], [other, root]):
+        recheck(peer, TrustBundles.of([bundle("a", *anchors), bundle("b", other)]))
+    for bundles, cause in (
+        ([bundle("a", other)], Cause.WRONG_TRUST_DOMAIN),
+        ([bundle("a", other), bundle("b", root)], Cause.WRONG_TRUST_DOMAIN),
+        ([bundle("b", root)], Cause.UNKNOWN_TRUST_DOMAIN),
+    ):
+        with pytest.raises(Refused) as refused:
+            recheck(peer, TrustBundles.of(bundles))
+        assert refused.value.verdict.cause is cause

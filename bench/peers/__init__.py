@@ -1,0 +1,13 @@
+"""The proxies that are compared, each configured as its own experts would for the same job."""
+
+from __future__ import annotations
+
+from bench.peers.envoy import Envoy
+from bench.peers.haproxy import HAProxy
+from bench.peers.koguma import Koguma
+from bench.peers.nginx import Nginx
+from bench.peers.peer import Peer, Service, Speaks
+
+PEERS: dict[str, type[Peer]] = {peer.name: peer for peer in (Koguma, Envoy, HAProxy, Nginx)}
+
+__all__ = ["PEERS", "Envoy", "Peer", "Service", "Speaks"]

@@ -1,0 +1,143 @@
+"""Envoy, as Kuma configures it where that matters: a listener and a cluster for each service, clusters discovered.
+
+Clusters come from a file that Envoy watches (filesystem xDS): its way to a change without a control plane. One file
+for each cluster's endpoints would be a smaller change, but takes an inotify instance each, of which the kernel gives
+128 to a user. Envoy's TLS client stops at 1.2 unless told otherwise; here everybody speaks 1.3.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from bench.peers.peer import Peer, Service, Speaks
+
+EXTENSIONS = "type.googleapis.com/envoy.extensions"
+CLUSTERS = "clusters.json"
+Json = dict[str, Any]
+
+
+class Envoy(Peer):
+    name = "envoy"
+
+    @staticmethod
+    def _binary() -> str | None:
+        return shutil.which("envoy", path=str(Path(sys.executable).parent)) or shutil.which("envoy")
+
+    @classmethod
+    def version(cls) -> str | None:
+        binary = cls._binary()
+        if binary is None:
+            return None
+        said = subprocess.run([binary, "--version"], capture_output=True, text=True, check=True).stdout
+        return said.split()[2].split("/")[1]
+
+    def configure(self) -> list[str]:
+        clusters = self._write_clusters(CLUSTERS)
+        source = {"resource_api_version": "V3", "path_config_source": {"path": str(clusters)}}
+        config = {
+            "node": {"id": "bench", "cluster": "bench"},
+            "admin": {"address": _address("127.0.0.1", self.admin_port)},
+            "dynamic_resources": {"cds_config": source},
+            "static_resources": {"listeners": [_listener(service) for service in self.services.values()]},
+        }
+        path = self.folder / "envoy.json"
+        path.write_text(json.dumps(config))
+        binary = self._binary()
+        assert binary is not None
+        return [binary, "-c", str(path), "--concurrency", str(self.workers), "--use-dynamic-base-id", "-l", "error"]
+
+    def prepare(self, service: Service) -> Callable[[], None]:
+        self.services[service.name] = service
+        new = self._write_clusters("new")
+
+        def put() -> None:
+            new.rename(self.folder / CLUSTERS)  # a move into its place is what Envoy watches for
+
+        return put
+
+    def _write_clusters(self, name: str) -> Path:
+        clusters = [self._cluster(service) for service in self.services.values()]
+        path = self.folder / name
+        path.write_text(json.dumps({"resources": clusters}))
+        return path
+
+    def _cluster(self, service: Service) -> Json:
+        endpoint = {"endpoint": {"address": _address("127.0.0.1", service.origin_port)}}
+        cluster: Json = {
+            "@type": "type.googleapis.com/envoy.config.cluster.v3.Cluster",
+            "name": service.name,
+            "type": "STATIC",
+            "connect_timeout": "5s",
+            "load_assignment": {"cluster_name": service.name, "endpoints": [{"lb_endpoints": [endpoint]}]},
+        }
+        if service.is_http2:
+            cluster["typed_extension_protocol_options"] = {
+                "envoy.extensions.upstreams.http.v3.HttpProtocolOptions": {
+                    "@type": f"{EXTENSIONS}.upstreams.http.v3.HttpProtocolOptions",
+                    "explicit_http_config": {"http2_protocol_options": {}},
+                }
+            }
+        if service.tls:
+            cluster["transport_socket"] = self._tls(service)
+        return cluster
+
+    def _tls(self, service: Service) -> Json:
+        context: Json = {
+            "tls_params": {"tls_minimum_protocol_version": "TLSv1_3", "tls_maximum_protocol_version": "TLSv1_3"},
+            "validation_context": {
+                "trusted_ca": {"filename": str(self.ca_file)},
+                "match_typed_subject_alt_names": [{"san_type": "DNS", "matcher": {"exact": "localhost"}}],
+            },
+        }
+        if service.is_http2:
+            context["alpn_protocols"] = ["h2"]
+        config = {
+            "@type": f"{EXTENSIONS}.transport_sockets.tls.v3.UpstreamTlsContext",
+            "sni": "localhost",
+            "common_tls_context": context,
+        }
+        return {"name": "envoy.transport_sockets.tls", "typed_config": config}
+
+
+def _address(address: str, port: int) -> Json:
+    return {"socket_address": {"address": address, "port_value": port}}
+
+
+def _listener(service: Service) -> Json:
+    network_filter = _tcp_proxy(service) if service.speaks is Speaks.TCP else _http_manager(service)
+    address = _address(service.address, service.port)
+    return {"name": service.name, "address": address, "filter_chains": [{"filters": [network_filter]}]}
+
+
+def _tcp_proxy(service: Service) -> Json:
+    config = {
+        "@type": f"{EXTENSIONS}.filters.network.tcp_proxy.v3.TcpProxy",
+        "stat_prefix": service.name,
+        "cluster": service.name,
+    }
+    return {"name": "envoy.filters.network.tcp_proxy", "typed_config": config}
+
+
+def _http_manager(service: Service) -> Json:
+    """One route, the request id generated, no access log."""
+    route = {"match": {"prefix": "/"}, "route": {"cluster": service.name, "timeout": "0s"}}
+    router = {
+        "name": "envoy.filters.http.router",
+        "typed_config": {"@type": f"{EXTENSIONS}.filters.http.router.v3.Router"},
+    }
+    config = {
+        "@type": f"{EXTENSIONS}.filters.network.http_connection_manager.v3.HttpConnectionManager",
+        "stat_prefix": service.name,
+        "http_filters": [router],
+        "route_config": {
+            "virtual_hosts": [{"name": "all", "domains": ["*"], "routes": [route]}],
+            "validate_clusters": False,  # they come later
+        },
+    }
+    return {"name": "envoy.filters.network.http_connection_manager", "typed_config": config}

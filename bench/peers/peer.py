@@ -1,0 +1,77 @@
+"""What is asked of a proxy, and what a proxy must be able to do to be compared: one subclass for each."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from pathlib import Path
+from typing import ClassVar
+
+
+class Speaks(StrEnum):
+    """What the proxy knows of the bytes: nothing (layer 4), or requests that it routes one by one."""
+
+    TCP = "tcp"
+    HTTP1 = "http"
+    HTTP2 = "http2"
+    GRPC = "grpc"
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """One listener, and where it leads: plaintext in, and plaintext or verified TLS 1.3 out, to ``localhost``."""
+
+    name: str
+    speaks: Speaks
+    tls: bool
+    address: str
+    port: int
+    origin_port: int
+
+    @property
+    def is_http2(self) -> bool:
+        return self.speaks in (Speaks.HTTP2, Speaks.GRPC)
+
+    def moved(self, origin_port: int) -> Service:
+        return replace(self, origin_port=origin_port)
+
+
+class Peer(ABC):
+    """A proxy with its configuration, in a folder of its own. Access logs are off, upstream connections kept alive."""
+
+    name: ClassVar[str]
+    debian: ClassVar[str] = ""
+    """The Debian package, where it is one."""
+
+    def __init__(self, folder: Path, services: list[Service], ca_file: Path, workers: int, admin_port: int) -> None:
+        self.folder = folder
+        self.services = {service.name: service for service in services if not self.cannot(service)}
+        self.ca_file = ca_file
+        self.workers = workers
+        self.admin_port = admin_port
+
+    @classmethod
+    @abstractmethod
+    def version(cls) -> str | None:
+        """``None`` where it is not installed."""
+
+    @classmethod
+    def cannot(cls, service: Service) -> str:
+        """Why it does not do this job; empty if it does."""
+        return ""
+
+    @abstractmethod
+    def configure(self) -> list[str]:
+        """Writes its configuration and returns the command to run."""
+
+    @abstractmethod
+    def prepare(self, service: Service) -> Callable[[], None]:
+        """What puts a service's new origin into force, in the quickest way that it offers, while it runs as ``pid``."""
+
+    pid: int = 0
+    """Once it runs."""
+
+    def log_file(self) -> Path:
+        return self.folder / "log"
