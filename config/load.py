@@ -24,6 +24,8 @@ from config.template import TemplateError, Variables, render
 
 SUFFIXES = (".yaml", ".yml", ".json")
 STDIN = "-"
+PROXY_KINDS = ("Dataplane", "ZoneEgress")
+"""What says which proxy to be."""
 
 Key: TypeAlias = tuple[str, str, str, str]
 """Kind, mesh (empty for a kind that belongs to none), name, namespace (empty in the Universal form)."""
@@ -187,11 +189,11 @@ def _only_dataplane(loaded: Loaded, file: str) -> Loaded:
     found = False
     for document in loaded.documents:
         extra = None
-        if document.kind and document.kind != "Dataplane":
+        if document.kind and document.kind not in PROXY_KINDS:
             extra = f"only a Dataplane belongs here: {document.kind} is read from --resources"
         elif found:
             extra = "only one Dataplane belongs here"
-        found = found or document.kind == "Dataplane"
+        found = found or document.kind in PROXY_KINDS
         if extra is not None:
             problem = document.problem("kind" if "kind" in _keys(document.lines) else "type", extra)
             document = replace(document, resource=None, problems=(*document.problems, problem))

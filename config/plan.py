@@ -175,6 +175,10 @@ class ClusterPlan:
     """Entries, at least and at most."""
     maglev_table_size: int = 65_537
     hash_policies: tuple[HashPolicyPlan, ...] = ()
+    through_egress: bool = False
+    """The endpoints are zone egresses, which originate TLS to the service, and give requests its Host."""
+    why_empty: str = ""
+    """Why there are no endpoints, where that is not what the resource says."""
 
     @property
     def speaks_http2(self) -> bool:
@@ -208,6 +212,13 @@ class ListenerPlan:
     """On an inbound: mTLS as it is demanded. ``None``: plaintext."""
     permissions: Permissions | None = None
     """On an inbound with mTLS: which identities may pass. ``None``: every verified one."""
+    is_door: bool = False
+    """A zone egress: a connection belongs to the listener that has this one for its ``door`` and the server name that
+    the client asks for among its ``server_names``; there is none: it is closed.
+    """
+    door: str = ""
+    """Not empty: connections come only from the listener of that name."""
+    server_names: tuple[str, ...] = ()
 
     bind_to_port: bool = True
     """Off: connections come only from a listener with ``original_dst``."""
@@ -276,7 +287,7 @@ class Plan:
     """The hostnames at which the application finds the services: what a DNS server for it answers."""
     identity: IdentityPlan | None = None
     trust: TrustBundles = field(default_factory=TrustBundles)
-    """By whose CA certificates peers are judged."""
+    """By whose CA certificates peers are judged; of a ZoneEgress, by ``<mesh>/<trust domain>``."""
     trust_generations: Mapping[str, int] = field(default_factory=dict)
     """By trust domain: the number of the change that its bundle has had last. The largest is the newest."""
     drain_untrusted: bool = False

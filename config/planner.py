@@ -18,6 +18,7 @@ from itertools import chain
 from pathlib import Path, PurePath
 
 from config.created_trust import CreatedTrust
+from config.egress import Offer, Ward, doors, face, faces, plan_door
 from config.extension import NOTHING, Extensions, NoExtensions, Supplied
 from config.hostnames import age, with_defaults
 from config.identity import IdentityDesk
@@ -29,6 +30,7 @@ from config.plan import (
     ClusterPlan,
     Direction,
     EndpointPlan,
+    IdentityPlan,
     IpTarget,
     ListenerPlan,
     NamePlan,
@@ -46,23 +48,27 @@ from config.resources.dataplane import (
     Dataplane,
     Inbound,
     IpFamilyMode,
+    Listener,
     Networking,
     ReachableBackend,
     State,
     TransparentProxying,
 )
 from config.resources.hostnamegenerator import HostnameGenerator
-from config.resources.mesh import Mesh
+from config.resources.mesh import Mesh, Routing
 from config.resources.meshexternalservice import Extension, MeshExternalService
 from config.resources.meta import Meta
 from config.resources.names import is_ip
 from config.resources.registry import KINDS
 from config.resources.secret import GlobalSecret, Secret
 from config.resources.shape import is_port
+from config.resources.zoneegress import ZoneEgress
 from config.services import Compiled, ServiceCompiler, Unusable
 from config.trust import KINDS as TRUST_KINDS
 from config.trust import InboundTerms, TrustPlanner
 from config.vips import DEFAULT_CIDR, Address, Lease, Ledger, Network, parse_pools
+from config.way_out import WayOut, find_way_out
+from tls.bundles import TrustBundles
 from tls.material import MaterialError
 from tls.policy import ClientCertificate
 
@@ -81,17 +87,22 @@ class Health(StrEnum):
 
 @dataclass(frozen=True, eq=False)
 class InForce:
-    """A service that can run: as it was compiled, and what policies say of it."""
+    """A service that can run: as it was compiled, what policies say of it, and the way to it."""
 
     compiled: ClusterPlan
     terms: Terms
+    service: MeshExternalService
     client: ClientCertificate | None = None
     """What it presents to endpoints, where that is the proxy's own identity."""
+    way_out: WayOut | None = None
+    """Where it is not left directly."""
 
     @cached_property
     def plan(self) -> ClusterPlan:
-        """What comes of both: made when it is asked for, since most services of a large mesh are used by others."""
+        """What comes of it: made when it is asked for, since most services of a large mesh are used by others."""
         plan = on_terms(self.compiled, self.terms)
+        if self.way_out is not None:
+            return self.way_out.lead(plan, self.service.meta, self.service.match.port)
         if self.client is None or plan.tls is None:
             return plan
         return replace(plan, tls=replace(plan.tls, client=self.client))
@@ -150,7 +161,7 @@ class ResourceState:
 
 @dataclass(frozen=True, slots=True)
 class Planned:
-    """``plan`` is ``None`` where there is no usable Dataplane, now or before."""
+    """``plan`` is ``None`` where there is no usable Dataplane or ZoneEgress, now or before."""
 
     plan: Plan | None
     problems: tuple[Problem, ...]
@@ -196,6 +207,8 @@ class Settings:
     admin_port: int | None = None
     partial: bool = False
     """The set may be a part of the real one (``validate``): what is missing from it is a warning."""
+    is_egress: bool = False
+    """The proxy has to be a zone egress, whatever else it is."""
     vips: bool | None = None
     """Listen on the services' virtual IPs; ``None``: where the Dataplane is in transparent proxying mode."""
     pools: tuple[Network, ...] = parse_pools(DEFAULT_CIDR)
@@ -214,7 +227,7 @@ class Planner:
         self._settings = settings
         self._good: dict[Key, Document] = {}
         self._services: dict[Key, _GoodService] = {}
-        self._dataplane: Document | None = None
+        self._proxy: Document | None = None
         self.vips = Ledger(settings.pools, settings.leases)
         self._naming = Naming(self.vips)
         self._bound: dict[Key, _Bound] = {}
@@ -222,11 +235,14 @@ class Planner:
         """Of services that are well."""
         self._shown: dict[Key, tuple[ResourceState, ResourceState]] = {}
         """Rows without a status, and the same with it."""
-        self._policies = PolicyBook()
-        self._selection: Selection | None = None
         self._in_force: dict[Key, InForce] = {}
-        self._inbound = InboundTerms()
-        self._trust = TrustPlanner(IdentityDesk(settings.identity_dir, settings.environ), partial=settings.partial)
+        # By mesh: a zone egress has a face in each.
+        self._faces: dict[str, Dataplane] = {}
+        self._policies: dict[str, PolicyBook] = {}
+        self._selections: dict[str, Selection] = {}
+        self._trust: dict[str, TrustPlanner] = {}
+        self._terms: dict[str, InboundTerms] = {}
+        self._ways_out: dict[str, WayOut] = {}
 
     def plan(self, resources: Loaded, dataplane: Loaded | None, now: datetime) -> Planned:
         problems = [*resources.problems, *(p for d in resources.documents for p in d.problems)]
@@ -240,9 +256,8 @@ class Planner:
                 self._good[key] = document
         if dataplane is not None:
             problems.extend(self._read_dataplane(dataplane))
-        self._select_policies()
         secrets = self._secrets()
-        self._inbound = self._inbound_terms(current, secrets, now)
+        self._look_around(current, secrets, now, problems)
         used: set[tuple[str, str]] = set()
 
         def secret(mesh: str, name: str) -> bytes | None:
@@ -265,22 +280,22 @@ class Planner:
         self._show(states, named, problems)
         plan = None
         if dataplane is not None:
-            found, plan = self._dataplane_plan(current, named)
+            found, plan = self._proxy_plan(current, named)
             problems.extend(found)
             problems.extend(self._without_certificate(current))
             _add_problems(states, found)
-        created = tuple(self._inbound.created)
+        created = tuple(chain.from_iterable(terms.created for terms in self._terms.values()))
         return Planned(plan, tuple(problems), tuple(states.values()), self._extended(current, plan), created)
 
     def _extended(self, current: Mapping[Key, Document], plan: Plan | None) -> dict[Key, Extension]:
-        """Of the plan's mesh; in force, or about to be."""
+        """Of the plan's meshes; in force, or about to be."""
         found: dict[Key, Extension] = {}
         if plan is None:
             return found
         in_force = ((key, service.document) for key, service in self._services.items())
         for key, document in chain(in_force, current.items()):
             service = document.resource
-            if isinstance(service, MeshExternalService) and service.extension is not None and key[1] == plan.proxy.mesh:
+            if isinstance(service, MeshExternalService) and service.extension is not None and key[1] in self._faces:
                 found[key] = service.extension
         return found
 
@@ -393,101 +408,195 @@ class Planner:
 
     # Policies
 
-    def _select_policies(self) -> None:
-        """Find the policies for the Dataplane. Without one there is nothing to select by, and none applies."""
-        self._selection = None
-        if self._dataplane is not None:
-            dataplane = self._dataplane.resource
-            assert isinstance(dataplane, Dataplane)
-            policies = (document for document in self._good.values() if isinstance(document.resource, Policy))
-            self._selection = self._policies.selection(policies, dataplane)
+    def _look_around(
+        self,
+        current: Mapping[Key, Document],
+        secrets: Mapping[tuple[str, str], bytes],
+        now: datetime,
+        problems: list[Problem],
+    ) -> None:
+        """Find what holds for the proxy in each of its meshes: policies, identity and trust, the way out. Without a
+        proxy there is nothing to select by, and nothing applies.
+        """
+        self._faces = self._find_faces(current)
+        self._policies = {mesh: self._policies.get(mesh) or PolicyBook() for mesh in self._faces}
+        self._trust = {mesh: self._trust.get(mesh) or self._new_trust() for mesh in self._faces}
+        policies = [document for document in self._good.values() if isinstance(document.resource, Policy)]
+        self._selections = {mesh: self._policies[mesh].selection(policies, face) for mesh, face in self._faces.items()}
+        self._terms = {
+            mesh: self._trust[mesh].terms(
+                self._good, current, face, lambda mesh, name: secrets.get((mesh, name)), now
+            )
+            for mesh, face in self._faces.items()
+        }  # fmt: skip
+        before, self._ways_out = self._ways_out, {}
+        for mesh, dataplane in self._faces.items():
+            if self._routing(mesh).zone_egress and not any(True for _ in doors(dataplane)):
+
+                def object_to(document: Document, message: str) -> None:
+                    problems.append(document.problem("", message, Severity.WARNING))
+
+                way = find_way_out(dataplane, self._good.values(), self._terms[mesh], object_to)
+                known = before.get(mesh)
+                self._ways_out[mesh] = known if known is not None and known == way else way
+
+    def _find_faces(self, current: Mapping[Key, Document]) -> dict[str, Dataplane]:
+        if self._proxy is None:
+            return {}
+        proxy = self._proxy.resource
+        assert isinstance(proxy, Dataplane | ZoneEgress)
+        meshes = {key[1] for key in (*current, *self._services) if key[0] == MeshExternalService.kind}
+        return {face.mesh: face for face in faces(proxy, sorted(meshes))}
+
+    def _new_trust(self) -> TrustPlanner:
+        settings = self._settings
+        return TrustPlanner(IdentityDesk(settings.identity_dir, settings.environ), partial=settings.partial)
 
     def _on_terms(self, key: Key) -> InForce:
         """A service as it is to run. The same object as before, unless the service or its terms changed."""
         good = self._services[key]
-        terms = NO_TERMS
-        if self._selection is not None and good.document.mesh == self._selection.mesh:
-            terms = self._selection.terms(_meta(good.document))
+        mesh, service = good.document.mesh, good.document.resource
+        assert isinstance(service, MeshExternalService)
+        terms, way_out = NO_TERMS, self._ways_out.get(mesh)
+        if mesh in self._selections:
+            terms = self._selections[mesh].terms(service.meta)
         compiled = good.compiled.plan
+        client = self._terms[mesh].certificate if self._presents_identity(good) else None
         before = self._in_force.get(key)
-        client = self._inbound.certificate if self._presents_identity(good) else None
-        if before is None or before.compiled is not compiled or before.terms is not terms or before.client != client:
-            before = self._in_force[key] = InForce(compiled, terms, client)
+        if (
+            before is None
+            or before.compiled is not compiled
+            or before.terms is not terms
+            or before.client != client
+            or before.way_out is not way_out
+        ):
+            before = self._in_force[key] = InForce(compiled, terms, service, client, way_out)
         return before
 
     # Identity
 
-    def _inbound_terms(
-        self, current: Mapping[Key, Document], secrets: Mapping[tuple[str, str], bytes], now: datetime
-    ) -> InboundTerms:
-        dataplane = self._dataplane.resource if self._dataplane is not None else None
-        if not isinstance(dataplane, Dataplane):
-            return InboundTerms()
-        return self._trust.terms(self._good, current, dataplane, lambda mesh, name: secrets.get((mesh, name)), now)
-
     def _presents_identity(self, good: _GoodService) -> bool:
-        """Whether a service of the Dataplane's mesh asks for our identity's certificate, and not for one of its own."""
+        """Whether a service asks for our identity's certificate, and not for one of its own."""
         document, tls = good.document, good.compiled.plan.tls
         return (
             tls is not None
             and tls.client is None
             and _meta(document).labels.get(CLIENT_CERTIFICATE_LABEL) == FROM_IDENTITY
-            and self._dataplane is not None
-            and document.mesh == self._dataplane.mesh
+            and document.mesh in self._terms
         )
 
     def _without_certificate(self, current: Mapping[Key, Document]) -> Iterator[Problem]:
-        if self._inbound.certificate is None:
-            for key, good in self._services.items():
-                if key in current and self._presents_identity(good):
-                    text = f"{CLIENT_CERTIFICATE_LABEL}: there is no MeshIdentity with a certificate for this Dataplane"
-                    yield good.document.problem("labels", text, Severity.WARNING)
+        without = {mesh for mesh, terms in self._terms.items() if terms.certificate is None}
+        for key, good in self._services.items():
+            if key[1] in without and key in current and self._presents_identity(good):
+                text = f"{CLIENT_CERTIFICATE_LABEL}: there is no MeshIdentity with a certificate for this Dataplane"
+                yield good.document.problem("labels", text, Severity.WARNING)
 
-    # The Dataplane
+    # The proxy
 
     def _read_dataplane(self, loaded: Loaded) -> list[Problem]:
-        """Take the Dataplane if it is good; else the one before stays."""
+        """Take the proxy, a Dataplane or a ZoneEgress, if it is good; else the one before stays."""
         problems = [*loaded.problems, *(p for d in loaded.documents for p in d.problems)]
-        fresh = [document for document in loaded.documents if isinstance(document.resource, Dataplane)]
+        fresh = [document for document in loaded.documents if isinstance(document.resource, Dataplane | ZoneEgress)]
+        if fresh and self._settings.is_egress and not _is_egress(fresh[0]):
+            text = "--proxy-type egress: a ZoneEgress is needed, or a Dataplane with a listener of type ZoneEgress"
+            problems.append(fresh[0].problem("networking", text))
         if fresh and not any(problem.is_error for problem in problems):
-            self._dataplane = fresh[0]
+            self._proxy = fresh[0]
         return problems
 
-    def _dataplane_plan(
-        self,
-        current: Mapping[Key, Document],
-        named: Named,
-    ) -> tuple[list[Problem], Plan | None]:
-        document = self._dataplane
+    def _proxy_plan(self, current: Mapping[Key, Document], named: Named) -> tuple[list[Problem], Plan | None]:
+        document = self._proxy
         if document is None:
             return [], None
-        dataplane = document.resource
-        assert isinstance(dataplane, Dataplane)
+        proxy = document.resource
+        assert isinstance(proxy, Dataplane | ZoneEgress)
         draft = _Draft(document)
-        access = self._access(dataplane.mesh, current)
-        self._plan_outbounds(draft, dataplane, access)
-        self._plan_vips(draft, dataplane, access, named, current)
-        terms = self._inbound
-        _plan_inbounds(draft, dataplane, terms)
-        draft.problems.extend(terms.problems)
-        settings = self._settings
+        if isinstance(proxy, Dataplane):
+            terms = self._terms[proxy.mesh]
+            access = self._access(proxy.mesh, current)
+            self._plan_outbounds(draft, proxy, access)
+            self._plan_vips(draft, proxy, access, named, current)
+            _plan_inbounds(draft, proxy, terms)
+            for field, door in doors(proxy):
+                self._plan_door(draft, field, door, proxy.networking, current)
+        else:
+            admin_face = face(proxy, "")
+            for _, door in doors(admin_face):
+                self._plan_door(draft, "networking", door, admin_face.networking, current)
+        for terms in self._terms.values():
+            draft.problems.extend(terms.problems)
+        settings, admin = self._settings, proxy.networking.admin
         port = settings.admin_port
-        if port is None and dataplane.networking.admin is not None and dataplane.networking.admin.port:
-            port = dataplane.networking.admin.port
+        if port is None and admin is not None and admin.port:
+            port = admin.port
+        meta = proxy.meta
         plan = Plan(
-            proxy=ProxyIdentity(
-                dataplane.mesh, dataplane.name, dataplane.meta.zone, tuple(sorted(dataplane.meta.labels.items()))
-            ),
+            proxy=ProxyIdentity(meta.mesh, meta.name, _zone_of(proxy), tuple(sorted(meta.labels.items()))),
             listeners=draft.listeners,
             clusters=draft.clusters,
             admin=AdminPlan(settings.admin_address, port if port is not None else AdminPlan().port),
             names=draft.names,
-            identity=terms.identity,
-            trust=terms.bundles,
-            trust_generations=terms.generations,
+            identity=self._identity_due_first(),
+            trust=self._trusted(),
+            trust_generations=self._trust_generations(),
             drain_untrusted=settings.drain_untrusted,
         )
         return draft.problems, plan
+
+    def _identity_due_first(self) -> IdentityPlan | None:
+        """A ZoneEgress has an identity in each mesh; renewing one plans all of them anew."""
+        identities = [terms.identity for terms in self._terms.values() if terms.identity is not None]
+        return min(identities, key=_due, default=None)
+
+    def _trusted(self) -> TrustBundles:
+        """For people: peers are judged by what their listeners and clusters say."""
+        if len(self._terms) == 1:
+            return next(iter(self._terms.values())).bundles
+        by_place = {
+            f"{mesh}/{domain}": bundle
+            for mesh, terms in self._terms.items()
+            for domain, bundle in terms.bundles.by_domain.items()
+        }
+        return TrustBundles(by_place, "/".join(terms.bundles.digest for terms in self._terms.values()))
+
+    def _trust_generations(self) -> Mapping[str, int]:
+        """By the names that :meth:`_trusted` has."""
+        if len(self._terms) == 1:
+            return next(iter(self._terms.values())).generations
+        return {
+            f"{mesh}/{domain}": generation
+            for mesh, terms in self._terms.items()
+            for domain, generation in terms.generations.items()
+        }
+
+    def _plan_door(
+        self, draft: _Draft, field: str, door: Listener, networking: Networking, current: Mapping[Key, Document]
+    ) -> None:
+        """A zone egress: its port, and behind it the services of every mesh that it has a face in."""
+        is_legacy = isinstance(draft.proxy, ZoneEgress)
+        wards = [
+            Ward(mesh, self._terms[mesh], self._access(mesh, current), tuple(self._offers(mesh)))
+            for mesh in self._faces
+        ]  # fmt: skip
+
+        def object_to(where: str, message: str) -> None:
+            draft.object(where, message, Severity.WARNING)
+
+        for listener, cluster in plan_door(field, door, networking, wards, is_legacy, object_to):
+            if listener.name in draft.listeners:
+                draft.object(field, f"two services have the identifier {listener.cluster}: give one another name")
+            elif cluster is None:
+                draft.listeners[listener.name] = listener
+            else:
+                draft.add(listener, cluster)
+
+    def _offers(self, mesh: str) -> Iterator[Offer]:
+        """The services of a mesh, the oldest first: of two with one name it is the one that is meant."""
+        for good in sorted((good for good in self._services.values() if good.document.mesh == mesh), key=_age):
+            service = self._on_terms(good.document.key)
+            head_timeout_s = request_headers_timeout_s(service.terms)
+            yield Offer(service.service.meta, service.service.match.port, service.plan, head_timeout_s)
 
     def _plan_outbounds(self, draft: _Draft, dataplane: Dataplane, access: Access) -> None:
         known = _Services(dataplane.mesh, self._services.values())
@@ -559,22 +668,29 @@ class Planner:
 
     def _passes_through(self, mesh: str, current: Mapping[Key, Document]) -> bool:
         """Whether connections to destinations that are no service may leave: ``networking.outbound.passthrough``."""
-        for document in self._good.values():
-            if isinstance(document.resource, Mesh) and document.name == mesh:
-                outbound = (document.resource.networking or {}).get("outbound")
-                return not isinstance(outbound, dict) or outbound.get("passthrough", True) is not False
+        found = self._mesh(mesh)
+        if found is not None:
+            outbound = (found.networking or {}).get("outbound")
+            return not isinstance(outbound, dict) or outbound.get("passthrough", True) is not False
         return not self._is_unreadable(mesh, current)
+
+    def _mesh(self, name: str) -> Mesh | None:
+        """A Mesh that could be read, now or before."""
+        for document in self._good.values():
+            if isinstance(document.resource, Mesh) and document.name == name:
+                return document.resource
+        return None
+
+    def _routing(self, mesh: str) -> Routing:
+        """What the Mesh says; without one in the set, Kuma's defaults."""
+        found = self._mesh(mesh)
+        return found.routing if found is not None else Routing()
 
     def _access(self, mesh: str, current: Mapping[Key, Document]) -> Access:
         """What the Mesh allows. No Mesh in the set: Kuma's default, which is to allow."""
-        good = next(
-            (d for d in self._good.values() if d.kind == Mesh.kind and d.name == mesh and d.resource is not None),
-            None,
-        )
+        good = self._mesh(mesh)
         if good is not None:
-            assert isinstance(good.resource, Mesh)
-            forbidden = good.resource.routing.default_forbid_mes_access
-            return Access.FORBID if forbidden else Access.ALLOW
+            return Access.FORBID if good.routing.default_forbid_mes_access else Access.ALLOW
         return Access.FORBID if self._is_unreadable(mesh, current) else Access.ALLOW
 
     def _is_unreadable(self, mesh: str, current: Mapping[Key, Document]) -> bool:
@@ -597,12 +713,22 @@ class Planner:
         return (self._on_terms(key).plan for key in self._services)
 
 
+def _is_egress(document: Document) -> bool:
+    proxy = document.resource
+    return isinstance(proxy, ZoneEgress) or (isinstance(proxy, Dataplane) and any(True for _ in doors(proxy)))
+
+
+def _zone_of(proxy: Dataplane | ZoneEgress) -> str:
+    return (proxy.zone if isinstance(proxy, ZoneEgress) else "") or proxy.meta.zone
+
+
 class _Draft:
-    """Listeners and clusters of a Dataplane, as far as they are planned."""
+    """Listeners and clusters of a proxy, as far as they are planned."""
 
     def __init__(self, document: Document) -> None:
         self._document = document
         self.mesh = document.mesh
+        self.proxy = document.resource
         self.listeners: dict[str, ListenerPlan] = {}
         self.clusters: dict[str, ClusterPlan] = {}
         self.names: dict[str, NamePlan] = {}
@@ -803,3 +929,7 @@ def _inbound(dataplane: Dataplane, inbound: Inbound, networking: Networking) -> 
         idle_timeout_s=7200.0,
     )
     return listener, cluster
+
+
+def _due(identity: IdentityPlan) -> float:
+    return identity.renew_at.timestamp() if identity.renew_at is not None else float("inf")

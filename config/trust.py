@@ -1,4 +1,5 @@
-"""What a Dataplane's inbounds demand: from MeshTrusts, MeshIdentities, MeshTLS and MeshTrafficPermissions.
+"""What a Dataplane's inbounds demand, and the services behind a zone egress: from MeshTrusts, MeshIdentities, MeshTLS
+and MeshTrafficPermissions.
 
 It fails closed. An inbound is plaintext only where no MeshIdentity means the Dataplane, or the one that does has no
 provider (Kuma's "SpiffeID only" mode); a warning says so. Where an identity is meant and cannot be had, or where a
@@ -15,13 +16,13 @@ from datetime import datetime
 from config.created_trust import CreatedTrust
 from config.identity import IdentityDesk, NoIdentity, SecretLookup, own_bundle, select, spiffe_id_of, trust_domain_of
 from config.load import Document, Key
-from config.plan import IdentityPlan
+from config.plan import IdentityPlan, Protocol
 from config.policies.merge import merge
 from config.policies.policy import Policy
 from config.policies.selection import Entry, in_order, is_for
 from config.policies.target_ref import WHOLE_MESH, TargetKind
 from config.problems import Problem, Severity
-from config.resources.dataplane import Dataplane, Inbound
+from config.resources.dataplane import Dataplane, Inbound, Listener
 from config.resources.meshexternalservice import Version
 from config.resources.meshidentity import MeshIdentity, ProviderType
 from config.resources.meshtls import MeshTLS, TlsConf
@@ -32,9 +33,10 @@ from tls.acceptance import Acceptance, InboundMode
 from tls.bundles import TrustBundle, TrustBundles, validity_of
 from tls.identity import Svid
 from tls.material import MaterialError
-from tls.permissions import Permissions
-from tls.policy import ClientCertificate
+from tls.permissions import IdMatch, Permissions
+from tls.policy import ClientCertificate, MatchType
 from tls.server_context import server_context
+from tls.spiffe import SCHEME
 
 KINDS = frozenset({MeshTrust.kind, MeshIdentity.kind, MeshTLS.kind, MeshTrafficPermission.kind})
 
@@ -60,6 +62,7 @@ class InboundTerms:
     _tls: list[tuple[MeshTLS, Entry]] = field(default_factory=list)
     _permissions: list[MeshTrafficPermission] = field(default_factory=list)
     _restricts: bool = False
+    _unread_permissions: bool = False
 
     @property
     def certificate(self) -> ClientCertificate | None:
@@ -68,20 +71,29 @@ class InboundTerms:
 
     def acceptance(self, inbound: Inbound) -> Acceptance | None:
         """Of an inbound. Raises :class:`MaterialError` where OpenSSL will not have the material."""
+        return self._acceptance(inbound, inbound.plan_protocol)
+
+    def egress_acceptance(self, door: Listener, protocol: Protocol) -> Acceptance | None:
+        """Of the services of a protocol behind a zone egress: never permissive. Raises :class:`MaterialError`."""
+        return self._acceptance(door, protocol, InboundMode.STRICT)
+
+    def _acceptance(
+        self, section: Inbound | Listener, protocol: Protocol, mode: InboundMode | None = None
+    ) -> Acceptance | None:
         if self._svid is None:
             return None
-        confs = [entry.conf for policy, entry in self._tls if _means(policy, inbound)]
+        confs = [entry.conf for policy, entry in self._tls if _means(policy, section)]
         conf = merge(confs) if confs else TlsConf()
         assert isinstance(conf, TlsConf)
         minimum, maximum = tls_versions(conf.tls_version or Version())
         acceptance = Acceptance(
             identity=self._svid.pair,
             bundles=self.bundles,
-            mode=conf.mode or InboundMode.STRICT,
+            mode=mode or conf.mode or InboundMode.STRICT,
             min_version=minimum,
             max_version=maximum,
             ciphers=conf.tls_ciphers or (),
-            alpn=ALPN.get(inbound.plan_protocol, ()),
+            alpn=ALPN.get(protocol, ()),
         )
         server_context(acceptance)  # OpenSSL has the last word: better now than at the first connection
         return acceptance
@@ -90,6 +102,36 @@ class InboundTerms:
         if not self._restricts:
             return None
         return sum((p.permissions for p in self._permissions if _means(p, inbound)), Permissions())
+
+    def egress_permissions(self, door: Listener, *, is_open: bool) -> EgressPermissions:
+        """Of the services behind a zone egress. ``is_open``: one where everybody passes who is not denied by a match
+        that names the service.
+        """
+        policies = [p for p in self._permissions if _means(p, door)]
+        return EgressPermissions(policies, is_open=is_open and not self._unread_permissions)
+
+
+class EgressPermissions:
+    """Permissions of services by their server names; the same object for all of which nothing is said by name."""
+
+    def __init__(self, policies: Iterable[MeshTrafficPermission], *, is_open: bool) -> None:
+        self._is_open = is_open
+        self._policies = list(policies)
+        self._named = frozenset(name for policy in self._policies for name in policy.names)
+        self._unnamed = self._of(())
+
+    def of(self, names: tuple[str, ...]) -> Permissions:
+        return self._of(names) if not self._named.isdisjoint(names) else self._unnamed
+
+    def _of(self, names: tuple[str, ...]) -> Permissions:
+        if not self._is_open:
+            return sum((policy.permissions_for(names) for policy in self._policies), Permissions())
+        named = [policy.permissions_naming(names) for policy in self._policies if names]
+        return sum(named, Permissions(allow=(ANYBODY,)))
+
+
+ANYBODY = IdMatch(MatchType.PREFIX, SCHEME, "Mesh.routing")
+"""Behind a ZoneEgress."""
 
 
 class TrustPlanner:
@@ -135,7 +177,7 @@ class TrustPlanner:
         terms._permissions = [p for p in permissions if isinstance(p, MeshTrafficPermission) and is_for(p, dataplane)]
         terms._restricts = bool(permissions) or MeshTrafficPermission.kind in unreadable
         if MeshTrafficPermission.kind in unreadable:
-            terms._permissions = []
+            terms._permissions, terms._unread_permissions = [], True
         return terms
 
     def _number(self, bundles: TrustBundles) -> Mapping[str, int]:
@@ -256,7 +298,7 @@ def _tls_policies(documents: Iterable[Document], dataplane: Dataplane) -> list[t
     return [(entry.policy, entry) for entry in in_order(entries) if isinstance(entry.policy, MeshTLS)]
 
 
-def _means(policy: Policy, inbound: Inbound) -> bool:
-    """Whether a policy for the Dataplane is one for this inbound."""
-    section = policy.target.section_name if policy.target.kind == TargetKind.DATAPLANE else None
-    return not section or section in (inbound.section, str(inbound.port))
+def _means(policy: Policy, section: Inbound | Listener) -> bool:
+    """Whether a policy for the Dataplane is one for this section of it."""
+    meant = policy.target.section_name if policy.target.kind == TargetKind.DATAPLANE else None
+    return not meant or meant in (section.section, str(section.port))

@@ -15,8 +15,9 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING
 
+from proxy.peer_counts import DENIED
 from proxy.wire.h2 import literal
-from tls.permissions import Decision, Permissions
+from tls.permissions import Decision, Judgement, Permissions
 from tls.svid import recheck
 from tls.verdict import Refused
 
@@ -33,16 +34,17 @@ HEADER = b"x-forwarded-client-cert"
 class Caller:
     """See the module. ``http1_field`` goes behind the value of a head's field, ``http2_field`` behind its block."""
 
-    __slots__ = ("_decision", "_permissions", "http1_field", "http2_field", "id", "peer")
+    __slots__ = ("_judgement", "_permissions", "http1_field", "http2_field", "id", "peer")
 
-    def __init__(self, accepted: Accepted) -> None:
+    def __init__(self, accepted: Accepted, *, is_named: bool = True) -> None:
+        """``is_named``: to whoever is behind us. Not where that is outside of the mesh."""
         self.peer: Peer = accepted.peer
         self.id = str(accepted.peer.id)
         value = f"By={accepted.local_id};Hash={accepted.peer.leaf_sha256};URI={self.id}".encode("ascii")
-        self.http1_field = b"\r\n%b: %b" % (HEADER, value)
-        self.http2_field = literal(HEADER, value)
+        self.http1_field = b"\r\n%b: %b" % (HEADER, value) if is_named else b""
+        self.http2_field = literal(HEADER, value) if is_named else b""
         self._permissions: Permissions | None = None
-        self._decision = Decision.ALLOW
+        self._judgement = Judgement(Decision.ALLOW)
 
     def passes(self, listener: Listener) -> bool:
         """Whether the MeshTrafficPermissions let it through; accounted for."""
@@ -50,17 +52,19 @@ class Caller:
         if permissions is None:
             return True
         if permissions is not self._permissions:
-            self._permissions, self._decision = permissions, permissions.decide(self.id)
-        stats = listener.stats
-        if self._decision is Decision.ALLOW:
+            self._permissions, self._judgement = permissions, permissions.judge(self.id)
+        stats, decision = listener.stats, self._judgement.decision
+        if decision is Decision.ALLOW:
             stats.rbac_allowed += 1
             return True
-        if self._decision is Decision.SHADOW_DENY:
+        if decision is Decision.SHADOW_DENY:
             stats.rbac_shadow_denied += 1
-            self._say(listener, "would be denied by a MeshTrafficPermission (allowWithShadowDeny)")
+            self._say(listener, "passes, and would be denied otherwise")
             return True
         stats.rbac_denied += 1
-        self._say(listener, "is denied: no MeshTrafficPermission allows it, or one denies it")
+        if listener.peer_counts is not None:
+            listener.peer_counts.count(self.id, DENIED)
+        self._say(listener, "is denied")
         return False
 
     def is_still_welcome(self, listener: Listener) -> bool:
@@ -75,7 +79,8 @@ class Caller:
         return permissions is None or permissions.decide(self.id).passes
 
     def _say(self, listener: Listener, what: str) -> None:
-        name = listener.plan.name
-        if listener.may_say(f"{self._decision} {name} {self.id}"):
-            event = {"event": f"peer_{self._decision}", "listener": name, "peer": self.id}
-            log.warning("%s: %s %s", name, self.id, what, extra=event)
+        name, judgement = listener.plan.name, self._judgement
+        if listener.may_say(f"{judgement.decision} {name} {self.id}"):
+            rule = judgement.match.source if judgement.match is not None else None
+            event = {"event": f"peer_{judgement.decision}", "listener": name, "peer": self.id, "rule": rule}
+            log.warning("%s: %s %s: %s", name, self.id, what, judgement.why, extra=event)

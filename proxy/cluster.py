@@ -235,7 +235,7 @@ class Cluster:
 
     def _why_empty(self) -> str:
         if not self.plan.endpoints:
-            return "the resource lists none"
+            return self.plan.why_empty or "the resource lists none"
         return "; ".join(f"{watch.name}: {watch.last_error or 'no address yet'}" for watch in self.watches)
 
     async def _attempt(self, endpoint: Endpoint, connection: C) -> C | Verdict:
@@ -384,7 +384,8 @@ def resolved_endpoints(plan: ClusterPlan, addresses: Mapping[str, Iterable[Addre
                 yield Endpoint((str(address), port), str(address), False, endpoint.priority)
             case DnsTarget(name, port):
                 for resolved in addresses.get(name, ()):
-                    yield Endpoint((str(resolved), port), name, True, endpoint.priority)
+                    # An egress passes Host on as it is: its own name is none of the service's.
+                    yield Endpoint((str(resolved), port), name, not plan.through_egress, endpoint.priority)
             case UnixTarget(path):
                 yield Endpoint(path, None, False, endpoint.priority)
 

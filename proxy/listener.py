@@ -13,13 +13,15 @@ import logging
 import resource
 import select
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 from config.plan import Access, ListenerPlan, Protocol
+from proxy.door import DoorAcceptor
 from proxy.http.h1_downstream import Http1Downstream
 from proxy.http.h2_downstream import Http2Downstream
 from proxy.outcome import Outcome
+from proxy.peer_counts import CONNECTIONS, OTHERS, RECEIVED, SENT, PeerCounts
 from proxy.redirect import Destination, Redirected, original_destination
 from proxy.relay import Downstream
 from proxy.sockets import StartError, bind, keep_alive, reason
@@ -79,7 +81,7 @@ class Listener:
         self.stats = ListenerStats()
         self.http = HttpStats()
         self.connections: set[Connection] = set()
-        self.handshakes: set[TlsAcceptor] = set()
+        self.handshakes: set[TlsAcceptor | DoorAcceptor] = set()
         self.idle = asyncio.Event()
         """Set while there are no connections."""
         self.idle.set()
@@ -97,6 +99,10 @@ class Listener:
         self.destination_of: Callable[[socket.socket], Destination] = original_destination
         self.owner_of: Callable[[Destination], Listener | None] = lambda _destination: None
         """Whose the redirected connections are that come in here."""
+        self.routes: Mapping[str, Listener] = {}
+        """Of the door of a zone egress: whose connections are, by the server name that the client asks for."""
+        self.peer_counts: PeerCounts | None = None
+        """Of a route: what its clients do is counted at its door."""
 
     def open(self) -> None:
         """Bind, if the plan says so. Nothing is accepted before :meth:`start`."""
@@ -107,6 +113,7 @@ class Listener:
 
     async def start(self) -> None:
         if self._socket is None:
+            self.listening = True
             return
         try:
             self._server = await self._loop.create_server(self._accept, sock=self._socket, backlog=BACKLOG)
@@ -124,7 +131,9 @@ class Listener:
         if self.connections:
             self._sweep = self._loop.call_later(SWEEP_INTERVAL_S, self._check_times)
 
-    def _accept(self) -> Connection | TlsAcceptor | Redirected:
+    def _accept(self) -> Connection | TlsAcceptor | Redirected | DoorAcceptor:
+        if self.plan.is_door:
+            return DoorAcceptor(self)
         if self.plan.original_dst:
             return Redirected(self)
         return self.connection() if self.plan.acceptance is None else TlsAcceptor(self, self.plan.acceptance)
@@ -136,7 +145,7 @@ class Listener:
         is_opaque = is_opaque or self.plan.protocol is Protocol.TCP
         return Downstream(self, caller) if is_opaque else Http1Downstream(self, caller)
 
-    def handshake_began(self, acceptor: TlsAcceptor) -> bool:
+    def handshake_began(self, acceptor: TlsAcceptor | DoorAcceptor) -> bool:
         """Account for a connection whose peer is not verified yet. False: there are too many connections."""
         self.handshakes.add(acceptor)
         self._limit.active += 1
@@ -145,7 +154,7 @@ class Listener:
         self.stats.downstream_cx_overflow += 1
         return False
 
-    def handshake_ended(self, acceptor: TlsAcceptor) -> None:
+    def handshake_ended(self, acceptor: TlsAcceptor | DoorAcceptor) -> None:
         if acceptor in self.handshakes:
             self.handshakes.discard(acceptor)
             self._limit.active -= 1
@@ -245,10 +254,20 @@ class Listener:
         if connection.outcome is Outcome.IDLE_TIMEOUT:
             stats.idle_timeout += 1
         stats.downstream_cx_length_ms.record((self.now() - connection.started_s) * 1000)
+        if self.peer_counts is not None:
+            self._count_peer(self.peer_counts, connection)
         self._limit.active -= 1
         self.connections.discard(connection)
         if not self.connections:
             self.idle.set()
+
+    def _count_peer(self, counts: PeerCounts, connection: Connection) -> None:
+        peer = connection.caller.id if connection.caller is not None else OTHERS
+        counts.count(peer, CONNECTIONS)
+        counts.count(peer, RECEIVED, connection.received)
+        counts.count(peer, SENT, connection.sent)
+        if self.access_log is not None and isinstance(connection, Downstream):
+            self.access_log.connection(self, connection)
 
     def byte_totals(self) -> tuple[int, int]:
         """(received, sent), living connections included."""

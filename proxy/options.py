@@ -21,7 +21,7 @@ from proxy import logs
 
 DURATION = re.compile(r"(\d+(?:\.\d+)?)(ns|us|µs|ms|s|m|h)")
 MAX_WORKERS = 128
-PROXY_TYPES = ("dataplane",)
+PROXY_TYPES = ("dataplane", "egress")
 Parser = argparse._ActionsContainer
 """A parser, or a group of its options."""
 UNIT_S = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
@@ -79,6 +79,7 @@ class RunOptions:
     names: Names = Names()
     dns: Dns = Dns()
     vips: VirtualIps = VirtualIps()
+    proxy_type: str = "dataplane"
     strict: bool = False
     admin_address: str = "127.0.0.1"
     admin_port: int | None = None
@@ -376,6 +377,7 @@ def run_options(args: argparse.Namespace, environ: Mapping[str, str]) -> RunOpti
         names=names_of(args),
         dns=dns_of(args),
         vips=vips_of(args),
+        proxy_type=args.proxy_type,
         strict=args.strict,
         admin_address=args.admin_address,
         admin_port=args.admin_port,

@@ -152,6 +152,7 @@ class Process:
             pools=options.vips.pools,
             leases=self._read_leases(),
             extensions=self._extensions,
+            is_egress=options.proxy_type == "egress",
             identity_dir=options.vips.identity_dir,
             drain_untrusted=options.drain_untrusted,
         )

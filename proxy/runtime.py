@@ -16,6 +16,7 @@ from config.plan import Add, Change, ClusterPlan, Direction, ListenerPlan, Plan,
 from proxy.cluster import Cluster, Services
 from proxy.listener import Connection, ConnectionLimit, Listener
 from proxy.outcome import Outcome
+from proxy.peer_counts import PeerCounts
 from proxy.redirect import Destination
 from proxy.sockets import StartError
 from proxy.tasks import spawn
@@ -72,7 +73,8 @@ class Runtime:
             await self._perform(step)
         self.plan = plan
         self._destinations = _destinations(plan)
-        self.limit.make_room(sum(one.listening for one in self.listeners.values()))
+        self._lead_through_doors()
+        self.limit.make_room(sum(one.listening and one.plan.bind_to_port for one in self.listeners.values()))
         return Applied(
             added=sum(isinstance(step, Add) for step in steps),
             changed=sum(isinstance(step, Change) for step in steps),
@@ -107,6 +109,8 @@ class Runtime:
         listener.access_log = self._services.access_log
         listener.shares_port = self._shares_ports
         listener.owner_of = self._owner_of
+        if part.is_door:
+            listener.peer_counts = PeerCounts(listener.stats.peers)
         try:
             listener.open()
             await listener.start()
@@ -122,6 +126,21 @@ class Runtime:
     def _owner_of(self, destination: Destination) -> Listener | None:
         name = self._destinations.get(destination)
         return self.listeners.get(name) if name is not None else None
+
+    def _lead_through_doors(self) -> None:
+        """Tell the doors of a zone egress which routes there are now."""
+        routes: dict[str, dict[str, Listener]] = {
+            name: {} for name, listener in self.listeners.items() if listener.plan.is_door
+        }
+        if not routes:
+            return
+        for listener in self.listeners.values():
+            plan = listener.plan
+            if plan.door in routes:
+                routes[plan.door].update(dict.fromkeys(plan.server_names, listener))
+                listener.peer_counts = self.listeners[plan.door].peer_counts
+        for name, behind in routes.items():
+            self.listeners[name].routes = behind
 
     async def _leave(self, listener: Listener) -> None:
         """Stop listening; connections may finish within the drain time."""

@@ -305,10 +305,20 @@ class ListenerStats(Stats):
         "ssl.connection_error",
         "ssl.fail_verify_error",
         "ssl.fail_verify_no_cert",
+        "no_filter_chain_match",
+        "downstream_pre_cx_timeout",
+        "tls_inspector.sni_found",
+        "tls_inspector.sni_not_found",
+        "tls_inspector.tls_not_found",
+        "tls_inspector.client_hello_too_large",
+        "tls_inspector.client_hello_malformed",
     )
     gauges = ("downstream_cx_active",)
     histograms = ("downstream_cx_length_ms",)
-    __slots__ = tuple(_slot(name) for name in counters + gauges + histograms)
+    __slots__ = (*(_slot(name) for name in counters + gauges + histograms), "peers")
+
+    peers: dict[tuple[str, str], int]
+    """At the door of a zone egress: by (SPIFFE ID, counter); see :mod:`proxy.peer_counts`."""
 
     downstream_cx_total: int
     downstream_cx_destroy: int
@@ -325,8 +335,26 @@ class ListenerStats(Stats):
     ssl_connection_error: int
     ssl_fail_verify_error: int
     ssl_fail_verify_no_cert: int
+    no_filter_chain_match: int
+    downstream_pre_cx_timeout: int
+    tls_inspector_sni_found: int
+    tls_inspector_sni_not_found: int
+    tls_inspector_tls_not_found: int
+    tls_inspector_client_hello_too_large: int
+    tls_inspector_client_hello_malformed: int
     downstream_cx_active: int
     downstream_cx_length_ms: Histogram
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.peers = {}
+
+    def numbers(self) -> tuple[int, ...]:
+        return super().numbers() if not self.peers else (*super().numbers(), *self.peers.values())
+
+    def reset_counters(self) -> None:
+        super().reset_counters()
+        self.peers.clear()
 
 
 class HttpStats(Stats):

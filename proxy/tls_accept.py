@@ -123,7 +123,7 @@ class TlsAcceptor(asyncio.Protocol):
         stats = listener.stats
         stats.ssl_handshake += 1
         stats.ssl_session_reused += accepted.resumed
-        caller = Caller(accepted)
+        caller = Caller(accepted, is_named=not listener.plan.door)
         if listener.plan.protocol is Protocol.TCP and not caller.passes(listener):
             # A peer that speaks HTTP is told so instead, request by request.
             stream = TlsStream(raw, accepted, asyncio.Protocol(), self._now)

@@ -7,6 +7,7 @@ The security argument, in the order of the code:
 2. A session is offered only under the very terms that it was made under (``sessions.py``).
 3. When OpenSSL is content, and before :attr:`ClientHandshake.done` is set, the leaf must exist and, where the mode
    checks names, one of its names must match (``names.py``). A resumed session carries its leaf and is checked as well.
+   A peer of the mesh must be an SVID that its own trust domain vouches for, too (``svid.py``).
 4. Only then is there an :class:`Established`, and without one nobody has anything to write to. A TLS 1.3 client's last
    flight, with the client certificate, is thrown away rather than sent to a peer whose name is wrong.
 
@@ -22,15 +23,21 @@ from datetime import datetime
 from functools import lru_cache
 from typing import NoReturn
 
+from tls import inbound_verdict as mesh_verdict
 from tls import verdict
+from tls.bundles import TrustBundles
 from tls.context import observing_context, quiet_context, renegotiates
 from tls.material import CertificateFacts, MaterialError, describe_certificate
 from tls.names import MalformedNames, Match, as_ip, find_match, read_names
 from tls.policy import Origination, SanMatcher
 from tls.presented import ObservedObject, Presented
 from tls.sessions import SessionCache
+from tls.svid import SERVER, SvidJudge, presented_chain, verified_path
 from tls.verdict import Phase
 from tls.verdict import Refused as Refused
+
+MAX_SERVER_JUDGES = 4
+"""States of the bundles whose judges of servers are kept: one for each mesh, and the one before."""
 
 _FIRST_RECORDS = (0x15, 0x16)  # a server opens with an alert or a handshake record (RFC 8446 §5.1)
 
@@ -167,15 +174,7 @@ class ClientHandshake:
         except ssl.SSLError as error:
             self.farewell = self._outgoing.read()
             self._sessions.forget(self._session_key)
-            why = verdict.classify(
-                error,
-                Phase.HANDSHAKE,
-                self._origination,
-                self._presented,
-                now=self._now,
-                cipher_agreed=sslobj.cipher() is not None,
-            )
-            raise Refused(why) from error
+            raise Refused(self._judge_failure(error, sslobj)) from error
         try:
             self.established = self._accept(sslobj)
         except Refused:
@@ -185,9 +184,21 @@ class ClientHandshake:
         self.done = True
         return self._outgoing.read()
 
+    def _judge_failure(self, error: ssl.SSLError, sslobj: ssl.SSLObject) -> verdict.Verdict:
+        origination, presented = self._origination, self._presented
+        if isinstance(error, ssl.SSLCertVerificationError) and origination.bundles is not None:
+            return mesh_verdict.classify(
+                error, Phase.HANDSHAKE, origination.bundles, presented, now=self._now, purpose=SERVER.name
+            )
+        agreed = sslobj.cipher() is not None
+        return verdict.classify(error, Phase.HANDSHAKE, origination, presented, now=self._now, cipher_agreed=agreed)
+
     def _accept(self, sslobj: ssl.SSLObject) -> Established:
         leaf = _leaf_of(sslobj)
-        matched = _verify_names(leaf, self._matchers, self._presented.chain, self._origination)
+        if self._origination.bundles is None:
+            matched = _verify_names(leaf, self._matchers, self._presented.chain, self._origination)
+        else:
+            matched = self._verify_svid(sslobj, leaf, self._origination.bundles)
         allowed = renegotiates(self._origination)
         if self._explain and not allowed:
             sslobj.context = quiet_context(self._origination)  # later records cost no callback
@@ -218,6 +229,18 @@ class ClientHandshake:
         if established.version != "TLSv1.3":
             established.remember(self._now)
         return established
+
+    def _verify_svid(self, sslobj: ssl.SSLObject, leaf: bytes, bundles: TrustBundles) -> Match:
+        """The peer is who it says, by its own trust domain, and the one that is expected. Raises :class:`Refused`."""
+        judge = _judge(bundles)
+        if sslobj.session_reused:
+            peer = judge.judge_resumed(leaf, self._now)
+        else:
+            peer = judge.judge(leaf, verified_path(sslobj), presented_chain(sslobj), self._now)
+        matched = _match(leaf, self._matchers)
+        if matched is None:
+            raise Refused(mesh_verdict.unexpected_identity(peer.id, self._matchers, leaf))
+        return matched
 
     def _part(self, sslobj: ssl.SSLObject) -> bytes:
         """Say goodbye to a peer whose certificate we do not accept, though OpenSSL did."""
@@ -276,6 +299,11 @@ def _verify_names(
     if matched is None:
         raise Refused(verdict.name_mismatch(read_names(leaf), matchers, chain or (leaf,), origination))
     return matched
+
+
+@lru_cache(maxsize=MAX_SERVER_JUDGES)
+def _judge(bundles: TrustBundles) -> SvidJudge:
+    return SvidJudge(bundles, purpose=SERVER)
 
 
 @lru_cache(maxsize=1024)

@@ -76,6 +76,19 @@ def _about_leaf(cause: Cause, message: str, leaf: bytes, presented: tuple[str, .
     return Verdict(cause, message, presented=presented, chain=(describe_certificate(leaf),), advice=_PEER_REISSUE)
 
 
+def unexpected_identity(identity: SpiffeId, expected: Sequence[object], leaf: bytes) -> Verdict:
+    """A peer of the mesh, verified, and not the one that was dialled for."""
+    return Verdict(
+        Cause.SAN_MISMATCH,
+        f"the peer is {identity}, and somebody else is expected at this address",
+        expected=tuple(map(str, expected)),
+        presented=(str(identity),),
+        chain=(describe_certificate(leaf),),
+        field="MeshIdentity spec.spiffeID",
+        advice="the ID expected of a zone egress follows from the MeshIdentity that means it: check its labels",
+    )
+
+
 # The trust domain ---------------------------------------------------------------------------------------------------
 
 
@@ -164,11 +177,14 @@ def classify(
     *,
     now: datetime,
     versions: str = "",
+    purpose: str = "clientAuth",
 ) -> Verdict:
-    """The verdict on a failed handshake with a client. ``versions``: those that we take, for people."""
+    """The verdict on a failed handshake with a client. ``versions``: those that we take, for people; ``purpose``: what
+    the peer's certificate has to be good for.
+    """
     chain = _facts(presented.chain)
     if isinstance(error, ssl.SSLCertVerificationError):
-        return _judge_chain(error, bundles, presented.chain, chain, now)
+        return _judge_chain(error, bundles, presented.chain, chain, now, purpose)
     if isinstance(error, ssl.SSLError):
         return _judge_protocol(error, presented, chain, versions)
     where = "during the TLS handshake" if phase is Phase.HANDSHAKE else "on a connection that was established"
@@ -185,6 +201,7 @@ def _judge_chain(
     ders: Sequence[bytes],
     chain: tuple[CertificateFacts, ...],
     now: datetime,
+    purpose: str,
 ) -> Verdict:
     """OpenSSL found no valid path to any anchor of any domain."""
     code, detail = error.verify_code, error.verify_message
@@ -210,7 +227,7 @@ def _judge_chain(
         advice = "ask the peer's operator to correct its certificates"
         if cause is Cause.WRONG_PURPOSE:
             advice = (
-                "the extended key usage of the leaf and of every CA above it must include clientAuth, where present"
+                f"the extended key usage of the leaf and of every CA above it must include {purpose}, where present"
             )
     return Verdict(cause, message, detail, chain=chain, field=BUNDLES_FIELD, advice=advice)
 

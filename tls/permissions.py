@@ -30,8 +30,11 @@ class Decision(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class IdMatch:
+    """``source``: the rule that it is of, for people."""
+
     type: MatchType
     value: str
+    source: str = ""
 
     def __str__(self) -> str:
         return self.value if self.type is MatchType.EXACT else f"{self.value}*"
@@ -50,6 +53,25 @@ class IdMatch:
 
 
 @dataclass(frozen=True, slots=True)
+class Judgement:
+    """A decision, and the match that made it; ``None`` where nothing speaks of the peer."""
+
+    decision: Decision
+    match: IdMatch | None = None
+
+    @property
+    def passes(self) -> bool:
+        return self.decision.passes
+
+    @property
+    def why(self) -> str:
+        """Which rule it was."""
+        if self.match is None:
+            return "no rule allows it"
+        return f"{self.match.source or 'a rule'} says so of {self.match}"
+
+
+@dataclass(frozen=True, slots=True)
 class Permissions:
     deny: tuple[IdMatch, ...] = ()
     shadow_deny: tuple[IdMatch, ...] = ()
@@ -59,12 +81,19 @@ class Permissions:
         """What both say."""
         return Permissions(self.deny + other.deny, self.shadow_deny + other.shadow_deny, self.allow + other.allow)
 
-    def decide(self, identity: str) -> Decision:
+    def judge(self, identity: str) -> Judgement:
         """For a verified SPIFFE ID."""
-        if any(match.covers(identity) for match in self.deny):
-            return Decision.DENY
-        if any(match.allows(identity) for match in self.shadow_deny):
-            return Decision.SHADOW_DENY
-        if any(match.allows(identity) for match in self.allow):
-            return Decision.ALLOW
-        return Decision.DENY
+        for match in self.deny:
+            if match.covers(identity):
+                return Judgement(Decision.DENY, match)
+        for match in self.shadow_deny:
+            if match.allows(identity):
+                return Judgement(Decision.SHADOW_DENY, match)
+        for match in self.allow:
+            if match.allows(identity):
+                return Judgement(Decision.ALLOW, match)
+        return Judgement(Decision.DENY)
+
+    def decide(self, identity: str) -> Decision:
+        """As :meth:`judge`, without the reason."""
+        return self.judge(identity).decision

@@ -10,6 +10,10 @@ import hashlib
 from dataclasses import dataclass, field
 from enum import StrEnum
 from ssl import TLSVersion
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from tls.bundles import TrustBundles
 
 
 class Mode(StrEnum):
@@ -87,6 +91,10 @@ class Origination:
     max_version: TLSVersion = TLSVersion.TLSv1_3
     allow_renegotiation: bool = False
     alpn: tuple[str, ...] = ()
+    bundles: TrustBundles | None = field(default=None, repr=False)
+    """The peer is one of the mesh: on top of everything else its leaf must be an SVID, and the bundle of its own trust
+    domain, one of these, must vouch for it. ``anchors`` are then those of all of them, which alone prove nothing.
+    """
 
     def __post_init__(self) -> None:
         if self.mode.checks_chain and self.anchors is None:

@@ -33,11 +33,13 @@ AUTHENTICATED_CIPHERS = "@SECLEVEL=2:ECDHE+AESGCM:ECDHE+CHACHA20"
 """For TLS 1.2, Kuma's own six: forward secrecy and authenticated encryption. Peers of a mesh are not old, and suites in
 CBC mode have been open to timing (Lucky 13)."""
 
-MAX_SERVER_CONTEXTS = 64
-"""Distinct settings whose contexts are kept: inbounds differ in little, and a rotation doubles them for a while."""
+MAX_SERVER_CONTEXTS = 256
+"""Distinct settings whose contexts are kept: inbounds differ in little, a zone egress has up to three for each mesh,
+and a rotation doubles them for a while.
+"""
 
-MAX_JUDGES = 4
-"""States of the bundles whose judges are kept."""
+MAX_JUDGES = 64
+"""States of the bundles whose judges are kept: one for each mesh, and those before."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -47,6 +47,7 @@ def session_key(origination: Origination, address: str, sni: str | None) -> str:
         f"{int(origination.min_version)}-{int(origination.max_version)}",
         str(origination.allow_renegotiation),
         repr(origination.alpn),
+        origination.bundles.digest if origination.bundles is not None else "",
         address,
         sni or "",
     )

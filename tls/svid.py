@@ -38,6 +38,7 @@ from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import lru_cache
 from typing import Any
 
 from cryptography import x509
@@ -57,7 +58,19 @@ MAX_REMEMBERED = 16384
 MAX_PATH_DEPTH = 8
 """Intermediates between leaf and anchor that the second verifier follows."""
 
-_CLIENT_AUTH = ExtendedKeyUsageOID.CLIENT_AUTH
+
+@dataclass(frozen=True, slots=True)
+class Purpose:
+    """What a certificate must be good for: its bit of the extended key usage, and the name of that."""
+
+    oid: x509.ObjectIdentifier
+    name: str
+
+
+CLIENT = Purpose(ExtendedKeyUsageOID.CLIENT_AUTH, "clientAuth")
+"""Of a peer that dials in."""
+SERVER = Purpose(ExtendedKeyUsageOID.SERVER_AUTH, "serverAuth")
+"""Of a peer that is dialled."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,10 +89,11 @@ class Peer:
 class SvidJudge:
     """Judges peers by one state of the bundles. Not thread-safe: it belongs to the event loop that uses it."""
 
-    __slots__ = ("_max_remembered", "_remembered", "bundles")
+    __slots__ = ("_max_remembered", "_purpose", "_remembered", "bundles")
 
-    def __init__(self, bundles: TrustBundles, max_remembered: int = MAX_REMEMBERED) -> None:
+    def __init__(self, bundles: TrustBundles, max_remembered: int = MAX_REMEMBERED, purpose: Purpose = CLIENT) -> None:
         self.bundles = bundles
+        self._purpose = purpose
         self._remembered: OrderedDict[bytes, Peer] = OrderedDict()
         self._max_remembered = max_remembered
 
@@ -111,13 +125,13 @@ class SvidJudge:
         return peer
 
     def _verify(self, leaf: bytes, path: Sequence[bytes], presented: Sequence[bytes], now: datetime) -> Peer:
-        certificate, identity = read_svid(leaf)
+        certificate, identity = read_svid(leaf, self._purpose)
         bundle = self.bundles.get(identity.trust_domain)
         if bundle is None:
             raise Refused(verdict.unknown_trust_domain(identity, self.bundles, presented))
         if certificate.not_valid_after_utc < now:  # OpenSSL has asked the clock, but not for a resumed session
             raise Refused(verdict.ended(identity, presented))
-        proven = _piece_up_to(bundle, path) or verify_against(bundle, certificate, presented[1:], now)
+        proven = _piece_up_to(bundle, path) or verify_against(bundle, certificate, presented[1:], now, self._purpose)
         if proven is None:
             raise Refused(verdict.wrong_trust_domain(identity, self.bundles, path[-1:], presented))
         until = min(one.not_valid_after_utc for one in proven)
@@ -141,7 +155,7 @@ def certificate_sha256(der: bytes) -> str:
     return hashlib.sha256(der).hexdigest()
 
 
-def read_svid(der: bytes) -> tuple[x509.Certificate, SpiffeId]:
+def read_svid(der: bytes, purpose: Purpose = CLIENT) -> tuple[x509.Certificate, SpiffeId]:
     """The identity that a leaf claims, if the leaf may claim one (X509-SVID §2 to §5.2). Raises
     :class:`~tls.verdict.Refused`.
     """
@@ -169,8 +183,8 @@ def read_svid(der: bytes) -> tuple[x509.Certificate, SpiffeId]:
         raise Refused(verdict.wrong_kind_of_leaf("it may sign certificates or revocation lists", identity, der))
     if usage is not None and not usage.digital_signature:  # §4.3; a missing extension restricts nothing
         raise Refused(verdict.wrong_kind_of_leaf("its key usage lacks digitalSignature", identity, der))
-    if purposes is not None and _CLIENT_AUTH not in purposes:  # §4.4
-        raise Refused(verdict.wrong_kind_of_leaf("its extended key usage lacks clientAuth", identity, der))
+    if purposes is not None and purpose.oid not in purposes:  # §4.4
+        raise Refused(verdict.wrong_kind_of_leaf(f"its extended key usage lacks {purpose.name}", identity, der))
     return certificate, identity
 
 
@@ -190,7 +204,11 @@ def _piece_up_to(bundle: TrustBundle, path: Sequence[bytes]) -> list[x509.Certif
 
 
 def verify_against(
-    bundle: TrustBundle, leaf: x509.Certificate, intermediates: Iterable[bytes], now: datetime
+    bundle: TrustBundle,
+    leaf: x509.Certificate,
+    intermediates: Iterable[bytes],
+    now: datetime,
+    purpose: Purpose = CLIENT,
 ) -> list[x509.Certificate] | None:
     """A valid path from the leaf through ``intermediates`` to an anchor of the bundle, and of nothing else."""
     known: list[x509.Certificate] = []
@@ -204,7 +222,7 @@ def verify_against(
         .store(verification.Store(list(load_anchors(bundle))))
         .time(now)
         .max_chain_depth(MAX_PATH_DEPTH)
-        .extension_policies(ca_policy=_CA_RULES, ee_policy=verification.ExtensionPolicy.permit_all())
+        .extension_policies(ca_policy=_ca_rules(purpose), ee_policy=verification.ExtensionPolicy.permit_all())
         .build_client_verifier()
     )
     try:
@@ -218,19 +236,23 @@ def _may_sign(_: verification.Policy, __: x509.Certificate, usage: x509.KeyUsage
         raise ValueError("a CA that may not sign certificates")
 
 
-def _is_for_clients(_: verification.Policy, __: x509.Certificate, purposes: x509.ExtendedKeyUsage | None) -> None:
-    if purposes is not None and _CLIENT_AUTH not in purposes:
-        raise ValueError("a CA that may not vouch for clients")
+@lru_cache(maxsize=2)
+def _ca_rules(purpose: Purpose) -> verification.ExtensionPolicy:
+    """On top of what the verifier always checks (CA flag, path length, validity, names, name constraints, algorithms).
+    The leaf has been through :func:`read_svid`; the verifier's being one of clients means only that it expects no DNS
+    name.
+    """
 
+    def may_vouch(_: verification.Policy, __: x509.Certificate, purposes: x509.ExtendedKeyUsage | None) -> None:
+        if purposes is not None and purpose.oid not in purposes:
+            raise ValueError(f"a CA that may not vouch for {purpose.name}")
 
-_CA_RULES = (
-    verification.ExtensionPolicy.permit_all()
-    .require_present(x509.BasicConstraints, verification.Criticality.AGNOSTIC, None)
-    .may_be_present(x509.KeyUsage, verification.Criticality.AGNOSTIC, _may_sign)
-    .may_be_present(x509.ExtendedKeyUsage, verification.Criticality.AGNOSTIC, _is_for_clients)
-)
-"""On top of what the verifier always checks (CA flag, path length, validity, names, name constraints, algorithms). The
-leaf has been through :func:`read_svid`."""
+    return (
+        verification.ExtensionPolicy.permit_all()
+        .require_present(x509.BasicConstraints, verification.Criticality.AGNOSTIC, None)
+        .may_be_present(x509.KeyUsage, verification.Criticality.AGNOSTIC, _may_sign)
+        .may_be_present(x509.ExtendedKeyUsage, verification.Criticality.AGNOSTIC, may_vouch)
+    )
 
 
 def verified_path(sslobj: ssl.SSLObject) -> tuple[bytes, ...]:

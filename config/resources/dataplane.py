@@ -34,7 +34,7 @@ LOOPBACK = "127.0.0.1"
 SERVICE_TAG = "kuma.io/service"
 PROTOCOL_TAG = "kuma.io/protocol"
 
-_BAD_PORT = "port must be in the range [1, 65535]"
+BAD_PORT = "port must be in the range [1, 65535]"
 _BAD_ADDRESS = "address has to be valid IP address"
 _DURATION = re.compile(r"[0-9]{1,12}(?:\.[0-9]{1,9})?s")
 
@@ -244,7 +244,7 @@ class Dataplane(ProtoNode, Resource):
 def _networking_rules(networking: Networking) -> Iterator[Violation]:
     if networking.admin is not None:
         yield from _admin_rules(networking, networking.admin.port)
-    yield from _address_rules(networking.address)
+    yield from address_rules(networking.address)
     if networking.gateway is not None and networking.gateway.type is GatewayType.DELEGATED:
         if networking.inbound:
             yield Violation(("inbound",), "inbound cannot be defined for delegated gateways")
@@ -266,7 +266,7 @@ def _networking_rules(networking: Networking) -> Iterator[Violation]:
 def _admin_rules(networking: Networking, port: int) -> Iterator[Violation]:
     """The admin interface is on 127.0.0.1: whatever else listens there must have another port."""
     if not 0 <= port <= 65535:
-        yield Violation(("admin", "port"), _BAD_PORT)
+        yield Violation(("admin", "port"), BAD_PORT)
         return
     if port == 0:
         return
@@ -282,7 +282,7 @@ def _overlaps_loopback(address: str) -> bool:
     return address == LOOPBACK or is_unspecified(address)
 
 
-def _address_rules(address: str) -> Iterator[Violation]:
+def address_rules(address: str) -> Iterator[Violation]:
     if not address:
         yield Violation(("address",), "address can't be empty")
     elif is_unspecified(address):
@@ -293,9 +293,9 @@ def _address_rules(address: str) -> Iterator[Violation]:
 
 def _inbound_rules(inbound: Inbound, networking: Networking) -> Iterator[Violation]:
     if not is_port(inbound.port):
-        yield Violation(("port",), _BAD_PORT)
+        yield Violation(("port",), BAD_PORT)
     if inbound.service_port != 0 and not is_port(inbound.service_port):
-        yield Violation(("servicePort",), _BAD_PORT)
+        yield Violation(("servicePort",), BAD_PORT)
     forwards_to_itself = inbound.workload(networking) == (inbound.bind_address(networking), inbound.port)
     if inbound.service_address:
         if not is_ip(inbound.service_address):
@@ -334,7 +334,7 @@ def _probe_rules(probe: ServiceProbe) -> Iterator[Violation]:
 
 def _outbound_rules(outbound: Outbound) -> Iterator[Violation]:
     if not is_port(outbound.port):
-        yield Violation(("port",), _BAD_PORT)
+        yield Violation(("port",), BAD_PORT)
     if not is_ip(outbound.address):
         yield Violation(("address",), _BAD_ADDRESS)
     reference = outbound.backend_ref
@@ -351,7 +351,7 @@ def _outbound_rules(outbound: Outbound) -> Iterator[Violation]:
     if bool(reference.name) == bool(reference.labels):
         yield Violation(("backendRef",), "either 'name' or 'labels' should be specified")
     if reference.kind is not BackendKind.MESH_EXTERNAL_SERVICE and not is_port(reference.port):
-        yield Violation(("backendRef", "port"), _BAD_PORT)
+        yield Violation(("backendRef", "port"), BAD_PORT)
 
 
 def _listener_rules(networking: Networking) -> Iterator[Violation]:
@@ -365,7 +365,7 @@ def _listener_rules(networking: Networking) -> Iterator[Violation]:
         if listener.address and not is_ip(listener.address):
             yield Violation((*path, "address"), _BAD_ADDRESS)
         if not is_port(listener.port):
-            yield Violation((*path, "port"), _BAD_PORT)
+            yield Violation((*path, "port"), BAD_PORT)
             continue
         if listener.section in names:
             yield Violation((*path, "name"), f'name "{listener.section}" must be unique across inbounds and listeners')

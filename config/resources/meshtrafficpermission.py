@@ -7,7 +7,7 @@ against a peer; where something else is denied, everybody is, since nobody can p
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Container, Iterator
 from enum import StrEnum
 from typing import Annotated, ClassVar
 
@@ -20,7 +20,7 @@ from config.resources.names import DNS_1123_TEXT, is_dns_1123_subdomain
 from config.resources.shape import Listed, Node, Omittable, Violation, choice, clip, one_of, warning
 from tls.permissions import IdMatch, Permissions
 from tls.policy import MatchType
-from tls.spiffe import MalformedSpiffeId, parse_spiffe_id
+from tls.spiffe import SCHEME, MalformedSpiffeId, parse_spiffe_id
 
 LISTS = ("deny", "allowWithShadowDeny", "allow")
 
@@ -97,17 +97,50 @@ class MeshTrafficPermission(Policy):
 
     @property
     def permissions(self) -> Permissions:
-        """Of a valid resource: what it says, all of it together."""
+        """Of a valid resource: what it says of an inbound, all of it together."""
+        return self._said(deny=_on_inbound_deny, allow=_on_inbound_allow)
+
+    def permissions_for(self, names: Container[str]) -> Permissions:
+        """What it says of a service at a zone egress, which sidecars ask for by these server names. A match without
+        ``sni`` is about every service, one without ``spiffeID`` about every peer.
+        """
+
+        def is_meant(match: PeerMatch) -> bool:
+            return match.spiffe_id is not None if match.sni is None else match.sni.value in names
+
+        return self._said(deny=is_meant, allow=is_meant)
+
+    def permissions_naming(self, names: Container[str]) -> Permissions:
+        """Of that, what names the service."""
+
+        def is_meant(match: PeerMatch) -> bool:
+            return match.sni is not None and match.sni.value in names
+
+        return self._of_rules(deny=is_meant, allow=is_meant)
+
+    @property
+    def names(self) -> frozenset[str]:
+        """The server names that it speaks of."""
+        matches = (m for rule in self.permission_rules for _, ms in rule.default.lists for m in ms)
+        return frozenset(match.sni.value for match in matches if match.sni is not None)
+
+    def _said(self, deny: Callable[[PeerMatch], bool], allow: Callable[[PeerMatch], bool]) -> Permissions:
+        found = self._of_rules(deny, allow)
+        for index, entry in enumerate(self.from_):
+            found += _of_everybody(entry, f'{self.kind} "{self.name}" spec.from[{index}]')
+        return found
+
+    def _of_rules(self, deny: Callable[[PeerMatch], bool], allow: Callable[[PeerMatch], bool]) -> Permissions:
         found = Permissions()
-        for rule in self.permission_rules:
-            conf = rule.default
-            found += Permissions(
-                deny=_ids(conf.deny),
-                shadow_deny=_ids(_without_sni(conf.allow_with_shadow_deny)),
-                allow=_ids(_without_sni(conf.allow)),
-            )
-        for entry in self.from_:
-            found += _of_everybody(entry)
+        for index, rule in enumerate(self.permission_rules):
+            by_list = {}
+            for name, matches in rule.default.lists:
+                is_meant = deny if name == "deny" else allow
+                source = f'{self.kind} "{self.name}" spec.rules[{index}].default.{name}'
+                by_list[name] = tuple(
+                    _id_match(match, f"{source}[{number}]") for number, match in enumerate(matches) if is_meant(match)
+                )
+            found += Permissions(*(by_list[name] for name in LISTS))
         return found
 
     def list_rules(self) -> Iterator[Violation]:
@@ -115,8 +148,9 @@ class MeshTrafficPermission(Policy):
             yield Violation((), "field 'from' must be empty when 'rules' is defined")
         elif not self.permission_rules and not self.from_:
             yield Violation((), "at least one of 'from' or 'rules' has to be defined")
+        may_be_egress = self.target.kind == TargetKind.DATAPLANE
         for index, rule in enumerate(self.permission_rules):
-            yield from _rule_rules(rule.default, index)
+            yield from _rule_rules(rule.default, index, may_be_egress=may_be_egress)
         for index, entry in enumerate(self.from_):
             at: Path = ("from", index, "targetRef")
             found = list(target_ref_rules(entry.target_ref, FROM_KINDS))
@@ -126,13 +160,13 @@ class MeshTrafficPermission(Policy):
                 yield warning((*at, "kind"), f"certificates have no tags: {means}")
 
 
-def _rule_rules(conf: PermissionConf, index: int) -> Iterator[Violation]:
+def _rule_rules(conf: PermissionConf, index: int, *, may_be_egress: bool) -> Iterator[Violation]:
     if not any(matches for _, matches in conf.lists):
         text = "at least one of 'allow', 'allowWithShadowDeny', 'deny' has to be defined"
         yield Violation(("rules", index, "default"), text, shown=f"spec.rules[{index}]")
     for name, matches in conf.lists:
         for number, match in enumerate(matches):
-            for violation in _match_rules(match, name):
+            for violation in _match_rules(match, name, may_be_egress=may_be_egress):
                 at: Path = (name, number, *violation.path)
                 # Kuma leaves "default" out of these paths.
                 shown = format_path(("spec", "rules", index, *at))
@@ -140,7 +174,7 @@ def _rule_rules(conf: PermissionConf, index: int) -> Iterator[Violation]:
                 yield Violation(path, violation.message, violation.severity, shown)
 
 
-def _match_rules(match: PeerMatch, name: str) -> Iterator[Violation]:
+def _match_rules(match: PeerMatch, name: str, *, may_be_egress: bool) -> Iterator[Violation]:
     if match.spiffe_id is None and match.sni is None:
         yield warning((), "matches nobody")
     if match.spiffe_id is not None:
@@ -154,6 +188,8 @@ def _match_rules(match: PeerMatch, name: str) -> Iterator[Violation]:
             yield Violation(("sni", "value"), "must be set")
         elif not is_dns_1123_subdomain(sni.value):
             yield Violation(("sni", "value"), DNS_1123_TEXT)
+        if may_be_egress:
+            return
         effect = "denies whatever its spiffeID says" if name == "deny" and match.spiffe_id is not None else NO_EFFECT
         yield warning(("sni",), f"for the listener of a zone egress; on an inbound it {effect}")
 
@@ -175,28 +211,31 @@ def _spiffe_id_rules(match: SpiffeIdMatch, name: str) -> Iterator[Violation]:
         yield warning(("spiffeID", "value"), "matches nobody: a peer's ID has a path")
 
 
-def _ids(matches: Sequence[PeerMatch]) -> tuple[IdMatch, ...]:
-    return tuple(
-        IdMatch(MatchType(match.spiffe_id.type), match.spiffe_id.value)
-        for match in matches
-        if match.spiffe_id is not None
-    )
+def _on_inbound_deny(match: PeerMatch) -> bool:
+    return match.spiffe_id is not None
 
 
-def _without_sni(matches: Sequence[PeerMatch]) -> list[PeerMatch]:
+def _on_inbound_allow(match: PeerMatch) -> bool:
     """``sni`` narrows a match, and on an inbound there is none: such a match may deny, but never allows."""
-    return [match for match in matches if match.sni is None]
+    return match.spiffe_id is not None and match.sni is None
 
 
-def _of_everybody(entry: PermissionFrom) -> Permissions:
+def _id_match(match: PeerMatch, source: str) -> IdMatch:
+    if match.spiffe_id is None:
+        return _anybody(source)
+    return IdMatch(MatchType(match.spiffe_id.type), match.spiffe_id.value, source)
+
+
+def _of_everybody(entry: PermissionFrom, source: str) -> Permissions:
     action, is_everybody = entry.default.action, entry.target_ref.kind == TargetKind.MESH
     if action is Action.DENY:
-        return Permissions(deny=(ANYBODY,))
+        return Permissions(deny=(_anybody(source),))
     if not is_everybody:
         return Permissions()
     if action is Action.ALLOW:
-        return Permissions(allow=(ANYBODY,))
-    return Permissions(shadow_deny=(ANYBODY,))
+        return Permissions(allow=(_anybody(source),))
+    return Permissions(shadow_deny=(_anybody(source),))
 
 
-ANYBODY = IdMatch(MatchType.PREFIX, "spiffe://")
+def _anybody(source: str) -> IdMatch:
+    return IdMatch(MatchType.PREFIX, SCHEME, source)

@@ -34,6 +34,7 @@ from config.resources.meta import (
 )
 from config.resources.secret import GlobalSecret, Secret
 from config.resources.shape import REQUIRED, ProtoNode, Violation, check, unknown_field, warning, wrong_type
+from config.resources.zoneegress import ZoneEgress
 
 KINDS: dict[str, type[Resource]] = {
     kind.kind: kind
@@ -52,6 +53,7 @@ KINDS: dict[str, type[Resource]] = {
         MeshIdentity,
         MeshTLS,
         MeshTrafficPermission,
+        ZoneEgress,
     )
 }
 
@@ -96,7 +98,6 @@ NOT_USED = frozenset(
         "VirtualOutbound",
         "Workload",
         "Zone",
-        "ZoneEgress",
         "ZoneEgressInsight",
         "ZoneIngress",
         "ZoneIngressInsight",

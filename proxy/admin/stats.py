@@ -19,12 +19,15 @@ from proxy.admin.context import AdminContext, ClusterView, ListenerView
 from proxy.admin.http import JSON, SLICE, TEXT, Refusal, Request, Response
 from proxy.stats import Histogram, Stats
 from tls.policy import Mode
+from tls.spiffe import SCHEME
 
 T = TypeVar("T")
 
 TCP_STATS = ("downstream_cx_total", "downstream_cx_rx_bytes_total", "downstream_cx_tx_bytes_total", "idle_timeout")
 """What Envoy's TCP proxy filter counts, under ``tcp.<prefix>.``; all else of a listener is ``listener.<address>.``."""
 ALSO_LISTENER = ("downstream_cx_total",)
+
+ROUTE_STATS = ("rbac.allowed", "rbac.denied", "rbac.shadow_denied", "access_denied")
 
 CLASSED = re.compile(r"(?P<stat>\w+_rq)_(?:(?P<status>\d\d\d)|(?P<class>\d)xx)")
 """Envoy's tags ``envoy_response_code`` and ``envoy_response_code_class``."""
@@ -112,7 +115,7 @@ async def read(context: AdminContext) -> list[Table]:
     runtime = context.runtime
     now_s = asyncio.get_running_loop().time()
     clusters = [row async for row in _rows(runtime.clusters.values(), lambda one: [_cluster(one, now_s)])]
-    listeners = [row async for row in _rows(runtime.listeners.values(), lambda one: [_listener(one)])]
+    listeners = _summed([row async for row in _rows(runtime.listeners.values(), lambda one: [_listener(one)])])
     relayed = [one for one in runtime.listeners.values() if one.plan.protocol is Protocol.TCP]
     spoken = [one for one in runtime.listeners.values() if one.plan.protocol is not Protocol.TCP]
     streams = [row async for row in _rows(relayed, lambda one: [_tcp(one)])]
@@ -128,6 +131,7 @@ async def read(context: AdminContext) -> list[Table]:
         Table("listener_manager", None, [_listener_manager(context)]),
         Table("server", None, [await _server(context, now_s)]),
         Table("tcp", "envoy_tcp_prefix", streams),
+        Table("peer", "koguma_peer", _peers(runtime.listeners.values()), "koguma"),
     ]
 
 
@@ -173,10 +177,41 @@ def _listener(listener: ListenerView) -> Row:
     return row
 
 
+def _summed(rows: Iterable[Row]) -> list[Row]:
+    """One row for each name: the services behind a zone egress share an address."""
+    found: dict[str, Row] = {}
+    for row in rows:
+        sums = found.setdefault(row.name, row)
+        if sums is row:
+            continue
+        for mine, its in ((sums.counters, row.counters), (sums.gauges, row.gauges)):
+            for name, value in its.items():
+                mine[name] = mine.get(name, 0) + value
+        for name, histogram in row.histograms.items():
+            if histogram.count:
+                total = Histogram()  # the one that is there is a listener's own
+                total.add(sums.histograms[name])
+                total.add(histogram)
+                sums.histograms[name] = total
+    return list(found.values())
+
+
+def _peers(listeners: Iterable[ListenerView]) -> list[Row]:
+    """A row for each client of a zone egress."""
+    found: dict[str, Row] = {}
+    for listener in listeners:
+        for (identity, counter), value in listener.stats.peers.items():
+            name = _NOT_IN_ADDRESS.sub("_", identity.removeprefix(SCHEME))
+            counters = found.setdefault(name, Row(name)).counters
+            counters[counter] = counters.get(counter, 0) + value
+    return sorted(found.values(), key=lambda row: f"{row.name}.")
+
+
 def _tcp(listener: ListenerView) -> Row:
     counters = {name: value for name, value in listener.stats.counted() if name in TCP_STATS}
     received, sent = listener.byte_totals()
     counters |= {"downstream_cx_rx_bytes_total": received, "downstream_cx_tx_bytes_total": sent}
+    counters |= _rbac(listener)
     return Row(cluster_stat_name(listener.plan.name), counters)
 
 
@@ -193,7 +228,15 @@ def _http(listener: ListenerView) -> Row:
         "downstream_cx_tx_bytes_total": sent,
     }
     row.gauges["downstream_cx_active"] = below.downstream_cx_active
+    row.counters |= _rbac(listener)
     return row
+
+
+def _rbac(listener: ListenerView) -> dict[str, int]:
+    """Of one service behind a zone egress, what ``listener.<address>.`` has of all of them together."""
+    if not listener.plan.door:
+        return {}
+    return {name: value for name, value in listener.stats.counted() if name in ROUTE_STATS}
 
 
 def _koguma(context: AdminContext) -> Row:
@@ -225,7 +268,7 @@ def _koguma(context: AdminContext) -> Row:
 
 def _listener_manager(context: AdminContext) -> Row:
     runtime = context.runtime
-    listening = sum(listener.listening for listener in runtime.listeners.values())
+    listening = sum(one.listening and one.plan.bind_to_port for one in runtime.listeners.values())
     return Row(
         "",
         {"listener_create_failure": len(runtime.failed)},

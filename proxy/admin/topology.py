@@ -25,7 +25,7 @@ def clusters(context: AdminContext, request: Request) -> Response:
 
 
 def listeners(context: AdminContext, request: Request) -> Response:
-    listening = [listener for listener in context.runtime.listeners.values() if listener.listening]
+    listening = [listener for listener in context.runtime.listeners.values() if _is_open(listener)]
     if not _is_json(request):
         return text("".join(f"{one.plan.name}::{_bound(one)}\n" for one in listening))
     statuses = [
@@ -36,6 +36,10 @@ def listeners(context: AdminContext, request: Request) -> Response:
         for listener in listening
     ]
     return json_response({"listener_statuses": statuses} if statuses else {})
+
+
+def _is_open(listener: ListenerView) -> bool:
+    return listener.listening and listener.plan.bind_to_port
 
 
 def is_ejected(endpoint: Endpoint, now_s: float) -> bool:

@@ -46,10 +46,11 @@ def inspect(sources: Sources, output: str, vips: VirtualIps | None = None) -> in
 def _lines(planned: Planned) -> Iterator[str]:
     plan = planned.plan
     if plan is None:
-        yield "no plan: there is no usable Dataplane"
+        yield "no plan: there is no usable Dataplane or ZoneEgress"
         return
     proxy = plan.proxy
-    yield f"dataplane {proxy.name} in mesh {proxy.mesh}, zone {proxy.zone}"
+    where = f"in mesh {proxy.mesh}" if proxy.mesh else "for all meshes"
+    yield f"{'dataplane' if proxy.mesh else 'egress   '} {proxy.name} {where}, zone {proxy.zone}"
     yield f"admin     http://{plan.admin.address}:{plan.admin.port}/"
     if plan.identity is not None:
         yield f"identity  {plan.identity.id}" + ("" if plan.identity.not_after else ", without a certificate")
@@ -61,6 +62,9 @@ def _lines(planned: Planned) -> Iterator[str]:
         yield ""
         if listener.original_dst:
             yield from _redirect(listener)
+            continue
+        if listener.is_door:
+            yield from _door(listener, plan)
             continue
         yield from _listener(listener, plan.clusters[listener.cluster], terms.get(listener.cluster, NO_TERMS))
         yield from _names(statuses.get(listener.cluster))
@@ -95,8 +99,16 @@ def _redirect(listener: ListenerPlan) -> Iterator[str]:
     yield f"{listener.direction} {listener.bind} <- connections that the kernel redirects; those to no service {rest}"
 
 
+def _door(door: ListenerPlan, plan: Plan) -> Iterator[str]:
+    behind = sum(listener.door == door.name for listener in plan.listeners.values())
+    yield f"zone egress {door.bind} -> {behind} services, each by its server names"
+
+
 def _listener(listener: ListenerPlan, cluster: ClusterPlan, terms: Terms) -> Iterator[str]:
-    yield f"{listener.direction} {listener.bind} -> {cluster.service} ({listener.protocol})"
+    how = f"{listener.direction} {listener.bind}" if not listener.door else f"egress {listener.bind}"
+    yield f"{how} -> {cluster.service} ({listener.protocol})"
+    if listener.server_names:
+        yield f"  asked for {', '.join(listener.server_names)}"
     if listener.access is Access.FORBID:
         yield "  access    forbidden: Mesh.routing.defaultForbidMeshExternalServiceAccess"
     if listener.acceptance is not None:
@@ -120,6 +132,12 @@ def _cluster(cluster: ClusterPlan, terms: Terms) -> Iterator[str]:
     for endpoint in cluster.endpoints:
         priority = f", priority {endpoint.priority}" if endpoint.priority else ""
         yield f"  endpoint  {endpoint.target}{priority}"
+    if cluster.through_egress:
+        yield "  leaves    through the zone egress, which originates TLS to the service where the resource asks for it"
+    elif cluster.tls is not None:
+        yield "  leaves    directly: TLS to the service is originated here"
+    if cluster.why_empty:
+        yield f"  closed    {cluster.why_empty}"
     if not cluster.endpoints:
         yield "  endpoint  none: every connection will be refused"
     yield from _tls(cluster.tls)
@@ -232,6 +250,7 @@ def plan_as_json(plan: Plan) -> dict[str, object]:
                 "requestHeadersTimeoutSeconds": listener.request_headers_timeout_s,
                 "mtls": None if listener.acceptance is None else str(listener.acceptance.mode),
                 "permissions": None if listener.permissions is None else _permitted(listener.permissions),
+                "serverNames": list(listener.server_names),
             }
             for listener in plan.listeners.values()
         ],
@@ -265,6 +284,8 @@ def cluster_as_json(cluster: ClusterPlan) -> dict[str, object]:
         "ejection": _ejection_as_json(cluster.ejection),
         "retry": _retry_as_json(cluster.retry) if cluster.retry is not None else None,
         "loadBalancer": cluster.load_balancer,
+        "throughEgress": cluster.through_egress,
+        "whyEmpty": cluster.why_empty or None,
         "hashPolicies": [{"type": one.source, "name": one.name} for one in cluster.hash_policies],
         "tls": None
         if tls is None

@@ -27,6 +27,7 @@ from proxy.wire import Field
 if TYPE_CHECKING:
     from proxy.http.exchange import Exchange
     from proxy.listener import Listener
+    from proxy.relay import Downstream
 
 log = logging.getLogger("koguma.access_log")
 
@@ -71,6 +72,10 @@ class AccessLog:
     def exchange(self, listener: Listener, exchange: Exchange) -> None:
         """Log an exchange that has ended."""
         self._add(_values(listener, exchange))
+
+    def connection(self, listener: Listener, connection: Downstream) -> None:
+        """Log a relayed connection that has ended."""
+        self._add(_connection(listener, connection))
 
     def refusal(self, listener: Listener, status: int, version: tuple[int, int]) -> None:
         """Log what was refused before it was a request that could be told apart."""
@@ -173,6 +178,31 @@ def _values(listener: Listener, exchange: Exchange) -> dict[str, object]:
         "downstream_peer_uri_san": caller.id if caller is not None else None,
         "outcome": exchange.outcome.word if exchange.outcome is not Outcome.COMPLETED else None,
     }
+
+
+def _connection(listener: Listener, connection: Downstream) -> dict[str, object]:
+    """As :func:`_values`, of bytes without requests."""
+    duration_s = listener.now() - connection.started_s
+    outcome, upstream, caller = connection.outcome or Outcome.COMPLETED, connection.upstream, connection.caller
+    return dict.fromkeys(_FIELDS) | {
+        "start_time": _time(datetime.now(UTC).timestamp() - duration_s),
+        "response_code": 0,
+        "response_flags": outcome.flag,
+        "bytes_received": connection.received,
+        "bytes_sent": connection.sent,
+        "duration": int(duration_s * 1000),
+        "upstream_host": upstream.endpoint.where if upstream is not None else None,
+        "upstream_cluster": listener.plan.cluster,
+        "downstream_peer_uri_san": caller.id if caller is not None else None,
+        "outcome": outcome.word if outcome is not Outcome.COMPLETED else None,
+    }
+
+
+_FIELDS = (
+    "start_time", "method", "path", "protocol", "response_code", "response_flags", "bytes_received", "bytes_sent",
+    "duration", "upstream_service_time", "x_forwarded_for", "user_agent", "request_id", "authority", "upstream_host",
+    "upstream_cluster", "downstream_peer_uri_san", "outcome",
+)  # fmt: skip
 
 
 def _refusal(listener: Listener, status: int, version: tuple[int, int]) -> dict[str, object]:

@@ -33,6 +33,7 @@ from proxy.http.request_id import next_id
 from proxy.http.retries import Retry, retry_for
 from proxy.http.timeouts import STREAM_IDLE_TIMEOUT_S
 from proxy.outcome import Outcome
+from proxy.peer_counts import REQUESTS
 from proxy.wire import NONE, BadMessage, Field, RequestHead, ResponseHead
 
 if TYPE_CHECKING:
@@ -611,5 +612,7 @@ class Exchange:
                 cluster_stats.upstream_rq_time.record(elapsed_ms)
                 codes = cluster_stats.codes
                 codes[status] = codes.get(status, 0) + 1
+        if listener.peer_counts is not None and self.client.caller is not None:
+            listener.peer_counts.count(self.client.caller.id, REQUESTS)
         if listener.access_log is not None:
             listener.access_log.exchange(listener, self)

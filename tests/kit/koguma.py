@@ -70,6 +70,7 @@ class Koguma:
         self,
         directory: Path,
         *,
+        resources: Path | None = None,
         args: Sequence[str] = (),
         env: Mapping[str, str] | None = None,
         program: Sequence[str] = KOGUMA,
@@ -77,7 +78,8 @@ class Koguma:
         drain_time: str = "2s",
     ) -> None:
         self.directory = directory
-        self.resources = directory / "resources"
+        self.resources = resources or directory / "resources"
+        self.directory.mkdir(parents=True, exist_ok=True)
         self.resources.mkdir(parents=True, exist_ok=True)
         self.dataplane_file = directory / "dataplane.yaml"
         self.admin_port = free_port()
@@ -114,6 +116,12 @@ class Koguma:
         self._match_ports[name] = port
         self._clusters[name] = yamlkit.kri(name, port, mesh=self.mesh, namespace=namespace)
         return self.outbound(name, address=address)
+
+    def leads_to(self, service: str, port: int) -> int:
+        """As :meth:`service`, for one whose file is there already."""
+        self._match_ports[service] = port
+        self._clusters[service] = yamlkit.kri(service, port, mesh=self.mesh)
+        return self.outbound(service)
 
     def outbound(self, service: str, *, address: str | None = None) -> int:
         """A local port that leads to ``service``, which may be one that does not exist."""

@@ -188,3 +188,68 @@ def dataplane(
 def kri(service: str, port: int, *, mesh: str = "default", zone: str = "default", namespace: str = "") -> str:
     """The name of a MeshExternalService's cluster."""
     return f"kri_extsvc_{mesh}_{zone}_{namespace}_{service}_{port}"
+
+
+def zone_egress(
+    port: int, *, name: str = "exit", address: str = "127.0.0.1", zone: str = "", labels: dict[str, str] | None = None
+) -> Document:
+    """A ZoneEgress (2.x), for all meshes."""
+    document: Document = {"type": "ZoneEgress", "name": name, "zone": zone or "default"}
+    if labels:
+        document["labels"] = labels
+    return {**document, "networking": {"address": address, "port": port}}
+
+
+def egress_dataplane(
+    port: int,
+    *,
+    name: str = "exit",
+    mesh: str = "default",
+    address: str = "127.0.0.1",
+    state: str = "Ready",
+    labels: dict[str, str] | None = None,
+) -> Document:
+    """A Dataplane that is a zone egress (3.x), for its own mesh."""
+    listener = {"type": "ZoneEgress", "address": address, "port": port, "name": "egress", "state": state}
+    return {
+        "type": "Dataplane",
+        "mesh": mesh,
+        "name": name,
+        "labels": labels or {"kuma.io/workload": name},
+        "networking": {"address": address, "listeners": [listener]},
+    }
+
+
+def mesh_identity(certificate: str, key: str, *, mesh: str = "default", trust_domain: str = "") -> Document:
+    """A MeshIdentity that means every Dataplane, with a self-signed authority."""
+    spec: Document = {
+        "selector": {"dataplane": {"matchLabels": {}}},
+        "provider": {
+            "type": "Bundled",
+            "bundled": {
+                "insecureAllowSelfSigned": True,
+                "ca": {
+                    "certificate": inline(certificate, Shape.V3),
+                    "privateKey": inline(key, Shape.V3),
+                },
+            },
+        },
+    }
+    if trust_domain:
+        spec["spiffeID"] = {"trustDomain": trust_domain}
+    return plugin_resource("MeshIdentity", "identity", spec, mesh=mesh)
+
+
+def mesh_trust(trust_domain: str, *pems: str, name: str = "trust", mesh: str = "default") -> Document:
+    bundles = [{"type": "Pem", "pem": {"value": pem}} for pem in pems]
+    return plugin_resource("MeshTrust", name, {"trustDomain": trust_domain, "caBundles": bundles}, mesh=mesh)
+
+
+def permission(
+    name: str, *, mesh: str = "default", target: Document | None = None, **lists: list[Document]
+) -> Document:
+    """A MeshTrafficPermission: ``allow``, ``deny`` and ``allowWithShadowDeny`` are matches."""
+    spec: Document = {"rules": [{"default": lists}]}
+    if target is not None:
+        spec["targetRef"] = target
+    return plugin_resource("MeshTrafficPermission", name, spec, mesh=mesh)
