@@ -15,13 +15,17 @@ BENCH_PACKAGES = nginx-light libnginx-mod-stream haproxy wrk nghttp2-client
 INSTALL = $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check
 PYTEST = $(VENV)/bin/python -m pytest -n $(WORKERS)
 
-.PHONY: demo test test-slow bench check clean
+.PHONY: demo test test-again test-slow bench check clean
 
 demo: $(VENV)/.installed
 	@$(VENV)/bin/koguma demo
 
 test: $(VENV)/.installed-dev
 	$(PYTEST) -m "not slow"
+
+# What failed last time, one after the other and with the machine to itself.
+test-again: $(VENV)/.installed-dev
+	$(VENV)/bin/python -m pytest -p no:randomly --last-failed --last-failed-no-failures none
 
 test-slow: $(VENV)/.installed-dev
 	$(PYTEST) -m slow
