@@ -81,7 +81,10 @@ def load_certificate(der: bytes) -> x509.Certificate:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", CryptographyDeprecationWarning)
         warnings.simplefilter("ignore", UserWarning)
-        return x509.load_der_x509_certificate(der)
+        try:
+            return x509.load_der_x509_certificate(der)
+        except x509.InvalidVersion as error:  # no ValueError, unlike every other fault
+            raise ValueError(str(error)) from error
 
 
 def read_names(der: bytes) -> CertificateNames:
