@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 
 from proxy.stats import BUCKETS_MS, ClusterStats, Histogram, HttpStats, ListenerStats, ReloadStats, Stats
 
-
 KEYED = {"codes", "grpc_codes", "peers"}
 """Counters that exist once there was something to count."""
 
