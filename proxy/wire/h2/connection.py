@@ -299,8 +299,10 @@ class Connection:
         streams = list(self.streams.values())
         self.streams.clear()
         self.ready.clear()
+        self._held = 0
         for stream in streams:
             stream.closed = stream._deaf = True
+            stream._held = 0
             stream.queued = 0
             stream._queue = None
         for stream in streams:
