@@ -104,6 +104,7 @@ async def healthcheck_ok(context: AdminContext, request: Request) -> Response:
 
 async def reset_counters(context: AdminContext, request: Request) -> Response:
     context.reload.reset_counters()
+    context.dns.reset_counters()
     await context.runtime.reset_counters()
     return text("OK\n")
 
