@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+from abc import ABC, abstractmethod
 
 from proxy.balance import Endpoint
 
 
-class Dialled(asyncio.Protocol):
+class Dialled(asyncio.Protocol, ABC):
     """A protocol that the dialer connects. ``connected`` is false until ``connection_made`` has taken the connection:
     from then on it is the protocol's own.
     """
@@ -15,9 +16,9 @@ class Dialled(asyncio.Protocol):
     __slots__ = ()
     connected: bool
 
+    @abstractmethod
     def abandon(self) -> None:
         """The dialer has given up: a connection that comes all the same must be aborted."""
-        raise NotImplementedError
 
     def chunks_received(self, chunks: list[bytes]) -> None:
         """As ``data_received``, for what came in one read but in several pieces."""
@@ -49,10 +50,10 @@ class ClusterConnection(Dialled):
     idleness: Idleness
 
     @property
+    @abstractmethod
     def sent(self) -> int:
         """Bytes handed to the transport."""
-        raise NotImplementedError
 
+    @abstractmethod
     def idle_out(self) -> None:
         """No byte went either way for the whole idle timeout. Called again with each tick that this stays so."""
-        raise NotImplementedError

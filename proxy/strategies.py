@@ -16,6 +16,7 @@ without a hash goes anywhere.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from bisect import bisect_left
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
@@ -31,7 +32,7 @@ MAX_RING_SIZE = 65_536
 MAX_TABLE_SIZE = 65_537
 
 
-class _Choosing(Balancer):
+class _Choosing(Balancer, ABC):
     """Chooses among all that may be used."""
 
     def __init__(self, endpoints: Iterable[Endpoint], rules: EjectionPlan, chance: Random) -> None:
@@ -47,9 +48,9 @@ class _Choosing(Balancer):
                 return endpoint
         return self._panic(tried)
 
+    @abstractmethod
     def _choose(self, usable: Sequence[Endpoint], key: int | None) -> Endpoint:
         """Of at least two, all of one priority."""
-        raise NotImplementedError
 
 
 class RandomChoice(_Choosing):
@@ -115,9 +116,9 @@ class _Hashing(_Choosing):
                 return endpoint
         return usable[0]  # there are more endpoints than entries
 
+    @abstractmethod
     def _fill(self, members: Sequence[Endpoint]) -> tuple[list[int], list[Endpoint]]:
         """The places and the owners of a table for ``members``, which are not empty."""
-        raise NotImplementedError
 
 
 class RingHash(_Hashing):

@@ -12,12 +12,12 @@ reused under new ones.
 
 from __future__ import annotations
 
-import asyncio
 from collections import Counter, deque
 from typing import TYPE_CHECKING
 
 from proxy.balance import Endpoint
 from proxy.http.h1_upstream import Http1Upstream
+from proxy.http.pool import HttpPool
 from proxy.outcome import Outcome
 from proxy.tasks import spawn
 
@@ -26,16 +26,14 @@ if TYPE_CHECKING:
     from proxy.http.exchange import Exchange
 
 
-class Http1Pool:
+class Http1Pool(HttpPool[Http1Upstream]):
     """See the module. Who waits is listed under the endpoint, where that is not to be changed, else under ``None``."""
 
     def __init__(self, cluster: Cluster) -> None:
-        self.cluster = cluster
-        self._connections: set[Http1Upstream] = set()
+        super().__init__(cluster)
         self._waiting: dict[Endpoint | None, deque[Exchange]] = {}
         self._waiting_count = 0
         self._dialling: Counter[Endpoint | None] = Counter()
-        self._closed = False
 
     def lease(self, exchange: Exchange) -> None:
         """Find ``exchange`` a connection: at once, or when there is one, it is started; or it fails."""
@@ -142,12 +140,8 @@ class Http1Pool:
         return None
 
     def opened(self, connection: Http1Upstream) -> None:
-        self._connections.add(connection)
-        self.cluster.connections.add(connection)
+        self._add(connection)
         self.cluster.stats.upstream_cx_http1_total += 1
-        limit_s = self.cluster.plan.max_connection_duration_s
-        if limit_s:
-            connection.age_timer = asyncio.get_running_loop().call_later(limit_s, self._outlived, connection)
         connection.retired = self._is_outdated(connection)  # the plan may have changed while it was dialled
         self.release(connection)
 
@@ -163,45 +157,11 @@ class Http1Pool:
         else:
             connection.endpoint.idle.append(connection)
 
-    def interim(self, status: int) -> None:
-        """Account for a 1xx response, which goes no further."""
-        codes = self.cluster.stats.codes
-        codes[status] = codes.get(status, 0) + 1
-
     def lost(self, connection: Http1Upstream, outcome: Outcome | None) -> None:
-        if connection.age_timer is not None:
-            connection.age_timer.cancel()
-        self._connections.discard(connection)
-        self.cluster.closed(connection, outcome)
+        self._remove(connection, outcome)
         idle = connection.endpoint.idle
         if connection in idle:
             idle.remove(connection)
         for place, waiting in tuple(self._waiting.items()):  # a place has become free
             if len(waiting) > self._dialling[place]:
                 self._start_dialling(place, place)
-
-    def _outlived(self, connection: Http1Upstream) -> None:
-        """``connection`` is as old as one may become."""
-        self.cluster.stats.upstream_cx_max_duration_reached += 1
-        self._retire(connection)
-
-    def retire_outdated(self) -> None:
-        """After a change of the plan or of a name's addresses."""
-        for connection in tuple(self._connections):
-            if self._is_outdated(connection):
-                self._retire(connection)
-
-    def _is_outdated(self, connection: Http1Upstream) -> bool:
-        cluster = self.cluster
-        return connection.policy != cluster.plan.tls or connection.endpoint not in cluster.balancer
-
-    def close(self) -> None:
-        """No listener uses the cluster any more: idle connections go now, others after their exchange."""
-        self._closed = True
-        for connection in tuple(self._connections):
-            self._retire(connection)
-
-    def _retire(self, connection: Http1Upstream) -> None:
-        connection.retired = True
-        if connection.exchange is None:
-            connection.close()

@@ -8,17 +8,15 @@ behind them.
 
 from __future__ import annotations
 
-import asyncio
 import ssl
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 from proxy.balance import Endpoint
-from proxy.dialled import ClusterConnection, Idleness
 from proxy.http.headers import asks_for_upgrade, rendered_request
+from proxy.http.pool import PooledConnection
 from proxy.http.request_id import next_id
 from proxy.outcome import Outcome
-from proxy.relay import ByteTransport
 from proxy.wire import UNTIL_CLOSE, BadMessage, Field, ResponseHead
 from proxy.wire.body import chunk, last_chunk
 from proxy.wire.h1 import ResponseReader
@@ -30,41 +28,29 @@ if TYPE_CHECKING:
     from tls.policy import Origination
 
 
-class Http1Upstream(ClusterConnection):
-    """``retired``: not to be used again after the exchange that it may be in. ``served`` counts its exchanges."""
+class Http1Upstream(PooledConnection):
+    """See the module."""
 
     __slots__ = (
-        "_abandoned", "_congested", "_finished", "_keep", "_pool", "_reader", "_received_before", "_trailers",
-        "_tunnel", "age_timer", "connected", "ended", "endpoint", "exchange", "failure", "idleness", "opened_s",
-        "policy", "received", "retired", "sent_bytes", "served", "transport", "wants_end",
+        "_congested", "_finished", "_keep", "_pool", "_reader", "_received_before", "_trailers", "_tunnel", "exchange",
+        "sent_bytes", "wants_end",
     )  # fmt: skip
 
-    transport: ByteTransport
     may_refuse = False
 
     def __init__(self, pool: Http1Pool, endpoint: Endpoint, policy: Origination | None) -> None:
+        super().__init__(endpoint, policy)
         self._pool = pool
-        self.endpoint = endpoint
-        self.policy = policy
         self._reader = ResponseReader(self)
-        self._abandoned = False
         self._congested = False
         self._finished = False
         self._keep = False
         self._received_before = 0
         self._trailers: list[Field] | None = None
         self._tunnel = False
-        self.age_timer: asyncio.TimerHandle | None = None
-        self.connected = False
-        self.ended = False
-        self.retired = False
         self.exchange: Exchange | None = None
-        self.failure: Exception | None = None
-        self.received = 0
         self.sent_bytes = 0
-        self.served = 0
         self.wants_end = False
-        self.idleness = Idleness()
 
     @property
     def sent(self) -> int:
@@ -72,15 +58,7 @@ class Http1Upstream(ClusterConnection):
 
     # Life
 
-    def abandon(self) -> None:
-        self._abandoned = True
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self.transport = cast("ByteTransport", transport)
-        if self._abandoned:
-            self.transport.abort()
-            return
-        self.connected = True
+    def _opened(self) -> None:
         self._pool.opened(self)
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -96,6 +74,11 @@ class Http1Upstream(ClusterConnection):
     def close(self) -> None:
         self.retired = True
         self.transport.close()
+
+    def retire(self) -> None:
+        self.retired = True
+        if self.exchange is None:
+            self.close()
 
     def idle_out(self) -> None:
         if self.exchange is None:

@@ -3,8 +3,8 @@
     Http2Downstream    the connection: bytes to and from the engine, time limits, drain
     ClientStream       a stream as an exchange sees it
 
-It begins where ``h1_downstream`` has seen the preface of HTTP/2 instead of a request. What is to be sent is collected
-while the loop works through what has arrived, and written once per turn.
+It begins where ``h1_downstream`` has seen the preface of HTTP/2 instead of a request. What is to be sent in one turn of
+the loop is written once (``h2_output``).
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, cast
 
 from proxy.http.affinity import PeerName
 from proxy.http.exchange import Exchange
+from proxy.http.h2_output import Http2Output
 from proxy.http.headers import late_fields, response_block
 from proxy.http.replies import reply_fields
 from proxy.http.timeouts import IDLE_TIMEOUT_S, LINGER_S, SETTINGS_DEADLINE_S, STREAM_IDLE_TIMEOUT_S
@@ -203,23 +204,8 @@ class Http2Downstream(asyncio.Protocol):
     """
 
     __slots__ = (
-        "_begun",
-        "_closing",
-        "_flush_due",
-        "_last_change",
-        "_loop",
-        "_received_seen",
-        "_receiving",
-        "caller",
-        "engine",
-        "leases_left",
-        "listener",
-        "now",
-        "outcome",
-        "received",
-        "sent",
-        "started_s",
-        "transport",
+        "_begun", "_closing", "_last_change", "_loop", "_output", "_received_seen", "caller", "engine",
+        "leases_left", "listener", "now", "on_output", "outcome", "received", "started_s", "transport",
     )  # fmt: skip
 
     transport: ByteTransport
@@ -231,18 +217,21 @@ class Http2Downstream(asyncio.Protocol):
         self.now = listener.now
         self.outcome: Outcome | None = None
         self.received = received
-        self.sent = 0
         self.started_s = started_s
         self.engine = Connection(self, self._new_stream, SERVER_SETTINGS, REQUEST_LIMITS)
+        self._output = Http2Output(self.engine, self._flush_later)
+        self.on_output = self._output.begin
         self._loop = asyncio.get_running_loop()
         self._begun: deque[Exchange] = deque()
         """Exchanges that are to ask for a connection in a later turn of the loop."""
         self.leases_left = MAX_LEASES_PER_TURN
         self._closing = False
-        self._receiving = False
-        self._flush_due = False
         self._received_seen = 0
         self._last_change = started_s
+
+    @property
+    def sent(self) -> int:
+        return self._output.sent
 
     def _new_stream(self) -> ClientStream:
         return ClientStream(self)
@@ -267,7 +256,7 @@ class Http2Downstream(asyncio.Protocol):
     # The connection
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self.transport = cast("ByteTransport", transport)
+        self.transport = self._output.transport = cast("ByteTransport", transport)
         self.listener.http.downstream_cx_http2_total += 1
         self.engine.start()
 
@@ -275,7 +264,7 @@ class Http2Downstream(asyncio.Protocol):
         self.received += len(data)
         if self._closing:
             return
-        self._receiving = True
+        self._output.is_held = True
         if not self._begun:
             self.leases_left = MAX_LEASES_PER_TURN
         try:
@@ -284,9 +273,14 @@ class Http2Downstream(asyncio.Protocol):
             self._refuse(broken)
             return
         finally:
-            self._receiving = False
+            self._output.is_held = False
         if self.engine.out:
-            self._flush()
+            self._output.flush()
+        if self.engine.draining:
+            self._close_if_done()
+
+    def _flush_later(self) -> None:
+        self._output.flush()
         if self.engine.draining:
             self._close_if_done()
 
@@ -296,7 +290,7 @@ class Http2Downstream(asyncio.Protocol):
         self.listener.http.downstream_cx_protocol_error += 1
         code = "http2.too_many_frames" if broken.over_budget else "http2.protocol_error"
         self.listener.note_refusal(code, broken.detail)
-        self._flush()
+        self._output.flush()
         self._closing = True
         self.engine.abandon()
         self._linger()
@@ -331,25 +325,7 @@ class Http2Downstream(asyncio.Protocol):
     def resume_writing(self) -> None:
         self.engine.resume()
 
-    def _flush(self) -> None:
-        self._flush_due = False
-        pieces = self.engine.take()
-        if pieces and not self.transport.is_closing():
-            block = b"".join(pieces)
-            self.sent += len(block)
-            self.transport.write(block)
-
-    def _flush_later(self) -> None:
-        self._flush()
-        if self.engine.draining:
-            self._close_if_done()
-
     # The engine
-
-    def on_output(self) -> None:
-        if not self._receiving and not self._flush_due:
-            self._flush_due = True
-            self._loop.call_soon(self._flush_later)
 
     def on_goaway(self) -> None:
         """The client opens no more streams; it closes when it has its answers."""
@@ -362,7 +338,7 @@ class Http2Downstream(asyncio.Protocol):
     def _close_when_done(self) -> None:
         if not self._closing:
             self.engine.go_away()
-            self._flush()
+            self._output.flush()
             self._close_if_done()
 
     def _close_if_done(self) -> None:
@@ -384,7 +360,7 @@ class Http2Downstream(asyncio.Protocol):
         self.outcome = outcome
         if not self._closing:
             self.engine.go_away()
-            self._flush()
+            self._output.flush()
         self._closing = True
         self.engine.abandon()
         self.transport.close()

@@ -10,13 +10,13 @@ endpoint has left the service, when TLS is now asked for on other terms, or when
 
 from __future__ import annotations
 
-import asyncio
 from collections import deque
 from typing import TYPE_CHECKING
 
 from proxy.balance import Endpoint
 from proxy.http.h2_upstream import Http2Upstream, OriginStream
 from proxy.http.headers import asks_for_upgrade
+from proxy.http.pool import HttpPool
 from proxy.outcome import Outcome
 from proxy.tasks import spawn
 
@@ -37,16 +37,14 @@ def _with_room(endpoint: Endpoint) -> Http2Upstream | None:
     return None
 
 
-class Http2Pool:
+class Http2Pool(HttpPool[Http2Upstream]):
     """See the module. ``Endpoint.idle`` holds the connections that have room, the one to be used next at the end."""
 
     def __init__(self, cluster: Cluster) -> None:
-        self.cluster = cluster
-        self._connections: set[Http2Upstream] = set()
+        super().__init__(cluster)
         self._waiting: dict[Endpoint | None, deque[Exchange]] = {}
         self.waiting_count = 0
         self._dialling: set[Endpoint | None] = set()
-        self._closed = False
 
     def lease(self, exchange: Exchange) -> None:
         """Find ``exchange`` a stream: at once, or when there is one, it is started; or it fails."""
@@ -133,13 +131,9 @@ class Http2Pool:
             self._waiting.pop(endpoint, None)
 
     def opened(self, connection: Http2Upstream) -> None:
-        self._connections.add(connection)
+        self._add(connection)
         if connection.endpoint.max_streams is not None:
             connection.engine.max_streams = connection.endpoint.max_streams
-        self.cluster.connections.add(connection)
-        limit_s = self.cluster.plan.max_connection_duration_s
-        if limit_s:
-            connection.age_timer = asyncio.get_running_loop().call_later(limit_s, self._outlived, connection)
         self.cluster.stats.upstream_cx_http2_total += 1
         if self._is_outdated(connection) or self._closed:  # the plan may have changed while it was dialled
             self._serve(connection.endpoint, connection)
@@ -155,47 +149,15 @@ class Http2Pool:
             connection.is_pooled = True
             connection.endpoint.idle.append(connection)
 
-    def interim(self, status: int) -> None:
-        """Account for a 1xx response, which goes no further."""
-        codes = self.cluster.stats.codes
-        codes[status] = codes.get(status, 0) + 1
-
-    def retired(self, connection: Http2Upstream) -> None:
+    def withdraw(self, connection: Http2Upstream) -> None:
         """``connection`` takes no new exchanges."""
         if connection.is_pooled:
             connection.is_pooled = False
             connection.endpoint.idle.remove(connection)
 
-    def _outlived(self, connection: Http2Upstream) -> None:
-        """``connection`` is as old as one may become."""
-        self.cluster.stats.upstream_cx_max_duration_reached += 1
-        self.retired(connection)
-        connection.retire()
-
     def lost(self, connection: Http2Upstream, outcome: Outcome | None) -> None:
-        if connection.age_timer is not None:
-            connection.age_timer.cancel()
-        self._connections.discard(connection)
-        self.retired(connection)
-        self.cluster.closed(connection, outcome)
+        self.withdraw(connection)
+        self._remove(connection, outcome)
         if self.waiting_count:  # a place has become free
             for endpoint in tuple(self._waiting):
                 self._dial_for(endpoint)
-
-    def retire_outdated(self) -> None:
-        """After a change of the plan or of a name's addresses."""
-        for connection in tuple(self._connections):
-            if self._is_outdated(connection):
-                self.retired(connection)
-                connection.retire()
-
-    def _is_outdated(self, connection: Http2Upstream) -> bool:
-        cluster = self.cluster
-        return connection.policy != cluster.plan.tls or connection.endpoint not in cluster.balancer
-
-    def close(self) -> None:
-        """No listener uses the cluster any more: connections go now, or after their exchanges."""
-        self._closed = True
-        for connection in tuple(self._connections):
-            self.retired(connection)
-            connection.retire()

@@ -3,8 +3,7 @@
     Http2Upstream    the connection: bytes to and from the engine, and what becomes of it
     OriginStream     a stream as an exchange sees it
 
-What is to be sent is collected while the loop works through what has arrived, from however many clients, and written
-once per turn.
+What is to be sent for all clients in one turn of the loop is written once (``h2_output``).
 """
 
 from __future__ import annotations
@@ -12,15 +11,15 @@ from __future__ import annotations
 import asyncio
 import ssl
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 from config.plan import Protocol
 from proxy.balance import Endpoint
-from proxy.dialled import ClusterConnection, Idleness
+from proxy.http.h2_output import Http2Output
 from proxy.http.headers import request_block, request_id_field
+from proxy.http.pool import PooledConnection
 from proxy.http.request_id import next_id
 from proxy.outcome import Outcome
-from proxy.relay import ByteTransport
 from proxy.wire import NONE, BadMessage, Field, ResponseHead
 from proxy.wire.h2 import CLIENT_SETTINGS, RESPONSE_LIMITS, Broken, Connection, ErrorCode, Stream
 from tls.handshake import Refused
@@ -156,62 +155,40 @@ class OriginStream(Stream):
             self.exchange.client.resume_reading()
 
 
-class Http2Upstream(ClusterConnection):
-    """``retired``: takes no new exchanges, and closes after those that it carries. ``served`` counts its exchanges.
-    ``is_pooled``: the pool's list of those with room has it. ``broken``: how the origin broke the protocol. ``lost``:
-    what took the connection away.
+class Http2Upstream(PooledConnection):
+    """``is_pooled``: the pool's list of those with room has it. ``broken``: how the origin broke the protocol.
+    ``lost``: what took the connection away.
     """
 
     __slots__ = (
-        "_abandoned", "_flush_due", "_loop", "_receiving", "_refill", "age_timer", "broken", "connected", "deferred",
-        "ended", "endpoint", "engine", "failure", "idleness", "is_pooled", "lost", "opened_s", "policy", "pool",
-        "received", "retired", "scheme", "sent_bytes", "served", "speaks_grpc", "transport",
+        "_loop", "_output", "_refill", "broken", "deferred", "engine", "is_pooled", "lost", "on_output", "pool",
+        "scheme", "speaks_grpc",
     )  # fmt: skip
 
-    transport: ByteTransport
-
     def __init__(self, pool: Http2Pool, endpoint: Endpoint, policy: Origination | None) -> None:
+        super().__init__(endpoint, policy)
         self.pool = pool
-        self.endpoint = endpoint
-        self.policy = policy
         self.scheme = b"http" if policy is None else b"https"
         self.speaks_grpc = pool.cluster.plan.protocol is Protocol.GRPC
         self.engine = Connection(self, None, CLIENT_SETTINGS, RESPONSE_LIMITS)
+        self._output = Http2Output(self.engine)
+        self.on_output = self._output.begin
         self.deferred: list[Exchange] = []
         """Exchanges whose heads came in this read, and wait for data."""
         self._loop = asyncio.get_running_loop()
-        self._abandoned = False
-        self._receiving = False
-        self._flush_due = False
         self._refill: asyncio.TimerHandle | None = None
-        self.connected = False
-        self.ended = False
         self.is_pooled = False
-        self.retired = False
-        self.age_timer: asyncio.TimerHandle | None = None
         self.broken: BadMessage | None = None
         self.lost: Outcome | None = None
-        self.failure: Exception | None = None
-        self.received = 0
-        self.sent_bytes = 0
-        self.served = 0
-        self.idleness = Idleness()
 
     @property
     def sent(self) -> int:
-        return self.sent_bytes
+        return self._output.sent
 
     # Life
 
-    def abandon(self) -> None:
-        self._abandoned = True
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self.transport = cast("ByteTransport", transport)
-        if self._abandoned:
-            self.transport.abort()
-            return
-        self.connected = True
+    def _opened(self) -> None:
+        self._output.transport = self.transport
         self.engine.start()
         self._schedule_refill()
         self.pool.opened(self)
@@ -239,12 +216,12 @@ class Http2Upstream(ClusterConnection):
         """Say goodbye and end. For a connection without exchanges."""
         self.retired = True
         self.engine.go_away()
-        self._flush()
+        self._output.flush()
         self.transport.close()
 
     def retire(self) -> None:
-        """Take no new exchanges; close now, or after the last of those that run."""
         self.retired = True
+        self.pool.withdraw(self)
         if not self.engine.streams:
             self.close()
 
@@ -264,20 +241,20 @@ class Http2Upstream(ClusterConnection):
 
     def data_received(self, data: bytes) -> None:
         self.received += len(data)
-        self._receiving = True
+        self._output.is_held = True
         try:
             self.engine.receive(data)
         except Broken as broken:
             self._break(broken)
             return
         finally:
-            self._receiving = False
+            self._output.is_held = False
         if self.deferred:
             self._flush_heads()
         if self.engine.settled:
             self.endpoint.max_streams = self.engine.max_streams
         if self.engine.out:
-            self._flush()
+            self._output.flush()
 
     def _flush_heads(self) -> None:
         deferred, self.deferred = self.deferred, []
@@ -289,7 +266,7 @@ class Http2Upstream(ClusterConnection):
         """The origin broke the protocol: every exchange here is over, and the connection."""
         self.broken = BadMessage(502, "http2.protocol_error", broken.detail)
         self.retired = True
-        self._flush()
+        self._output.flush()
         self.engine.abandon()
         self.transport.close()
 
@@ -303,24 +280,10 @@ class Http2Upstream(ClusterConnection):
     def resume_writing(self) -> None:
         self.engine.resume()
 
-    def _flush(self) -> None:
-        self._flush_due = False
-        pieces = self.engine.take()
-        if pieces and not self.transport.is_closing():
-            block = b"".join(pieces)
-            self.sent_bytes += len(block)
-            self.transport.write(block)
-
     # The engine
-
-    def on_output(self) -> None:
-        if not self._receiving and not self._flush_due:
-            self._flush_due = True
-            self._loop.call_soon(self._flush)
 
     def on_goaway(self) -> None:
         self.pool.cluster.stats.upstream_cx_close_notify += 1
-        self.pool.retired(self)
         self.retire()
 
     def on_capacity(self) -> None:

@@ -21,6 +21,7 @@ How it ends
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from typing import Final, Generic, TypeVar
 
 from proxy.wire import (
@@ -63,7 +64,7 @@ def forget_heads() -> None:
     _response_tables.clear()
 
 
-class _Reader(Generic[Head]):
+class _Reader(ABC, Generic[Head]):
     """What both readers do. Theirs is to parse a head, to say what follows one without a body, and whom to blame."""
 
     __slots__ = ("_at", "_behind", "_chunks", "_heads", "_kept", "_left", "_limits", "_partial", "_sink", "_state")
@@ -213,8 +214,9 @@ class _Reader(Generic[Head]):
         if self._state == _ENDED:
             self._sink.on_end(None)
 
+    @abstractmethod
     def _parse(self, block: bytes) -> Head:
-        raise NotImplementedError
+        """The head, remembered. Raises BadMessage."""
 
     def _blame(self, bad: BadMessage) -> None:
         """Turn the status into the one to answer with: as it is, if the client's message was at fault."""

@@ -11,6 +11,7 @@ import signal
 import socket
 import subprocess
 import tempfile
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
@@ -39,7 +40,7 @@ def find(name: str, *, among: Sequence[str] = ()) -> str:
     return found
 
 
-class App:
+class App(ABC):
     """A server process on ``port``; a context manager that waits until it accepts connections."""
 
     stop_signal = signal.SIGTERM
@@ -50,13 +51,14 @@ class App:
         self.port = free_port()
         self._program: Program | None = None
 
+    @abstractmethod
     def command(self) -> list[str]:
-        raise NotImplementedError
+        """What to run, once it is prepared."""
 
-    def prepare(self) -> None:
+    def prepare(self) -> None:  # noqa: B027 - most have nothing to prepare
         """Writes what the server needs, before it starts."""
 
-    def clean_up(self) -> None:
+    def clean_up(self) -> None:  # noqa: B027 - nor to clean up
         """Removes what :meth:`prepare` put outside the directory."""
 
     def is_up(self) -> bool:

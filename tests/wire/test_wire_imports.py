@@ -9,7 +9,7 @@ import pytest
 
 import proxy.wire
 
-ALLOWED = {"__future__", "collections", "dataclasses", "enum", "itertools", "proxy", "re", "struct", "typing"}
+ALLOWED = {"__future__", "abc", "collections", "dataclasses", "enum", "itertools", "proxy", "re", "struct", "typing"}
 ROOT = Path(proxy.wire.__file__).parent
 
 

@@ -1,0 +1,41 @@
+"""What a connection of HTTP/2 sends: collected while the loop works through what has arrived, written once a turn."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+from proxy.relay import ByteTransport
+from proxy.wire.h2 import Connection
+
+
+class Http2Output:
+    """``sent`` counts bytes handed to the transport. ``is_held``: a read is being worked through, at whose end its
+    owner flushes. ``later`` is what a later turn calls, where that is more than :meth:`flush`.
+    """
+
+    __slots__ = ("_engine", "_is_due", "_later", "_loop", "is_held", "sent", "transport")
+
+    transport: ByteTransport
+
+    def __init__(self, engine: Connection, later: Callable[[], None] | None = None) -> None:
+        self._engine = engine
+        self._later = later
+        self._is_due = False
+        self._loop = asyncio.get_running_loop()
+        self.is_held = False
+        self.sent = 0
+
+    def begin(self) -> None:
+        """The engine has something to send: see that it goes (``Handler.on_output``)."""
+        if not self.is_held and not self._is_due:
+            self._is_due = True
+            self._loop.call_soon(self._later or self.flush)
+
+    def flush(self) -> None:
+        self._is_due = False
+        pieces = self._engine.take()
+        if pieces and not self.transport.is_closing():
+            block = b"".join(pieces)
+            self.sent += len(block)
+            self.transport.write(block)
