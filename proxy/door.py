@@ -11,10 +11,10 @@ filter chain matches: counted, and named in the log.
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from typing import TYPE_CHECKING, cast
 
+from proxy.acceptor import Acceptor
 from proxy.relay import ByteTransport, reset
 from proxy.tls_accept import TlsAcceptor
 from tls.client_hello import BadHello, ClientHello, HelloFault, read_client_hello
@@ -28,24 +28,18 @@ HELLO_TIMEOUT_S = 10.0
 MAX_QUOTED_CHARS = 128
 
 
-class DoorAcceptor(asyncio.Protocol):
+class DoorAcceptor(Acceptor):
     """See the module."""
 
-    __slots__ = ("_head", "_listener", "_raw", "_timer", "_wanted")
+    __slots__ = ("_head", "_wanted")
 
     def __init__(self, listener: Listener) -> None:
-        self._listener = listener
-        self._raw: asyncio.Transport | None = None
+        super().__init__(listener)
         self._head = bytearray()
         self._wanted = 0
-        self._timer: asyncio.TimerHandle | None = None
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._raw = cast("asyncio.Transport", transport)
-        if not self._listener.handshake_began(self):
-            self._raw.abort()
-            return
-        self._timer = asyncio.get_running_loop().call_later(HELLO_TIMEOUT_S, self._time_out)
+    def _begin(self) -> None:
+        self._set_timer(HELLO_TIMEOUT_S)
 
     def data_received(self, data: bytes) -> None:
         head = self._head
@@ -108,16 +102,3 @@ class DoorAcceptor(asyncio.Protocol):
     def _time_out(self) -> None:
         self._listener.stats.downstream_pre_cx_timeout += 1
         self._refuse(f"no ClientHello came within {HELLO_TIMEOUT_S:g} s", "timed_out")
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        self._end()
-
-    def _end(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-        self._listener.handshake_ended(self)
-
-    def abort(self) -> None:
-        if self._raw is not None:
-            self._raw.abort()

@@ -17,6 +17,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 from config.plan import Access, ListenerPlan, Protocol
+from proxy.acceptor import Acceptor
 from proxy.door import DoorAcceptor
 from proxy.http.h1_downstream import Http1Downstream
 from proxy.http.h2_downstream import Http2Downstream
@@ -81,7 +82,7 @@ class Listener:
         self.stats = ListenerStats()
         self.http = HttpStats()
         self.connections: set[Connection] = set()
-        self.handshakes: set[TlsAcceptor | DoorAcceptor] = set()
+        self.handshakes: set[Acceptor] = set()
         self.idle = asyncio.Event()
         """Set while there are no connections."""
         self.idle.set()
@@ -131,7 +132,7 @@ class Listener:
         if self.connections:
             self._sweep = self._loop.call_later(SWEEP_INTERVAL_S, self._check_times)
 
-    def _accept(self) -> Connection | TlsAcceptor | Redirected | DoorAcceptor:
+    def _accept(self) -> Connection | Acceptor | Redirected:
         if self.plan.is_door:
             return DoorAcceptor(self)
         if self.plan.original_dst:
@@ -145,7 +146,7 @@ class Listener:
         is_opaque = is_opaque or self.plan.protocol is Protocol.TCP
         return Downstream(self, caller) if is_opaque else Http1Downstream(self, caller)
 
-    def handshake_began(self, acceptor: TlsAcceptor | DoorAcceptor) -> bool:
+    def handshake_began(self, acceptor: Acceptor) -> bool:
         """Account for a connection whose peer is not verified yet. False: there are too many connections."""
         self.handshakes.add(acceptor)
         self._limit.active += 1
@@ -154,7 +155,7 @@ class Listener:
         self.stats.downstream_cx_overflow += 1
         return False
 
-    def handshake_ended(self, acceptor: TlsAcceptor | DoorAcceptor) -> None:
+    def handshake_ended(self, acceptor: Acceptor) -> None:
         if acceptor in self.handshakes:
             self.handshakes.discard(acceptor)
             self._limit.active -= 1

@@ -17,11 +17,13 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
-from datetime import UTC, datetime
-from typing import TYPE_CHECKING, cast
+from datetime import datetime
+from typing import TYPE_CHECKING
 
 from config.plan import Protocol
+from proxy.acceptor import Acceptor
 from proxy.caller import Caller
+from proxy.clock import wall_clock
 from proxy.tls_stream import TlsStream
 from tls import inbound_verdict
 from tls.acceptance import Acceptance, InboundMode
@@ -42,29 +44,19 @@ HANDSHAKE_TIMEOUT_S = 10.0
 SNIFF_TIMEOUT_S = 5.0
 
 
-def wall_clock() -> datetime:
-    return datetime.now(UTC)
-
-
-class TlsAcceptor(asyncio.Protocol):
+class TlsAcceptor(Acceptor):
     """See the module."""
 
-    __slots__ = ("_acceptance", "_handshake", "_head", "_listener", "_now", "_raw", "_timer")
+    __slots__ = ("_acceptance", "_handshake", "_head", "_now")
 
     def __init__(self, listener: Listener, acceptance: Acceptance, now: Callable[[], datetime] = wall_clock) -> None:
-        self._listener = listener
+        super().__init__(listener)
         self._acceptance = acceptance
         self._now = now
-        self._raw: asyncio.Transport | None = None
         self._handshake: ServerHandshake | None = None
         self._head = b""
-        self._timer: asyncio.TimerHandle | None = None
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._raw = cast("asyncio.Transport", transport)
-        if not self._listener.handshake_began(self):
-            self._raw.abort()
-            return
+    def _begin(self) -> None:
         is_permissive = self._acceptance.mode is InboundMode.PERMISSIVE
         self._set_timer(SNIFF_TIMEOUT_S if is_permissive else HANDSHAKE_TIMEOUT_S)
         if not is_permissive:
@@ -176,14 +168,6 @@ class TlsAcceptor(asyncio.Protocol):
         except Refused as refused:
             self._refuse(refused)
 
-    def connection_lost(self, exc: Exception | None) -> None:
-        self._end()
-
-    def _set_timer(self, seconds: float) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-        self._timer = asyncio.get_running_loop().call_later(seconds, self._time_out)
-
     def _time_out(self) -> None:
         raw = self._raw
         if raw is None or raw.is_closing():
@@ -193,13 +177,3 @@ class TlsAcceptor(asyncio.Protocol):
             return
         self._refuse(self._handshake.broken(TimeoutError(f"{HANDSHAKE_TIMEOUT_S:g} s")))
         raw.abort()
-
-    def _end(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-        self._listener.handshake_ended(self)
-
-    def abort(self) -> None:
-        if self._raw is not None:
-            self._raw.abort()

@@ -8,14 +8,11 @@ for each cluster's endpoints would be a smaller change, but takes an inotify ins
 from __future__ import annotations
 
 import json
-import shutil
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from bench.peers.peer import Peer, Service, Speaks
+from bench.peers.peer import Peer, Service, Speaks, find_program, version_words
 
 EXTENSIONS = "type.googleapis.com/envoy.extensions"
 CLUSTERS = "clusters.json"
@@ -27,15 +24,12 @@ class Envoy(Peer):
 
     @staticmethod
     def _binary() -> str | None:
-        return shutil.which("envoy", path=str(Path(sys.executable).parent)) or shutil.which("envoy")
+        return find_program("envoy")
 
     @classmethod
     def version(cls) -> str | None:
-        binary = cls._binary()
-        if binary is None:
-            return None
-        said = subprocess.run([binary, "--version"], capture_output=True, text=True, check=True).stdout
-        return said.split()[2].split("/")[1]
+        words = version_words(cls._binary())
+        return words[2].split("/")[1] if words is not None else None
 
     def configure(self) -> list[str]:
         clusters = self._write_clusters(CLUSTERS)

@@ -5,13 +5,9 @@ proxy.py chooses its upstream by path and has one port; pproxy verifies no certi
 
 from __future__ import annotations
 
-import shutil
-import subprocess
-import sys
 from collections.abc import Callable
-from pathlib import Path
 
-from bench.peers.peer import Peer, Service, Speaks
+from bench.peers.peer import Peer, Service, Speaks, find_program, version_words
 
 
 class Mitmproxy(Peer):
@@ -21,15 +17,12 @@ class Mitmproxy(Peer):
 
     @staticmethod
     def _binary() -> str | None:
-        return shutil.which("mitmdump", path=str(Path(sys.executable).parent)) or shutil.which("mitmdump")
+        return find_program("mitmdump")
 
     @classmethod
     def version(cls) -> str | None:
-        binary = cls._binary()
-        if binary is None:
-            return None
-        said = subprocess.run([binary, "--version"], capture_output=True, text=True, check=True).stdout
-        return said.split()[1]
+        words = version_words(cls._binary())
+        return words[1] if words is not None else None
 
     @classmethod
     def cannot(cls, service: Service) -> str:

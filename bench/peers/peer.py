@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
+import subprocess
+import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -36,6 +39,18 @@ class Service:
 
     def moved(self, origin_port: int) -> Service:
         return replace(self, origin_port=origin_port)
+
+
+def find_program(name: str) -> str | None:
+    """Where a program is: beside this Python, or on the path."""
+    return shutil.which(name, path=str(Path(sys.executable).parent)) or shutil.which(name)
+
+
+def version_words(program: str | None) -> list[str] | None:
+    """What it says of its version, in words; ``None`` where it is not installed."""
+    if program is None:
+        return None
+    return subprocess.run([program, "--version"], capture_output=True, text=True, check=True).stdout.split()
 
 
 class Peer(ABC):

@@ -26,9 +26,9 @@ class SniMatch(Node):
     value: str = Field("", description="A server name.")
 
 
-class Match(Node):
-    spiffe_id: Omittable[SpiffeIdMatch] = Field(None, alias="spiffeID", description="The client's identity.")
-    sni: Omittable[SniMatch] = Field(None, description="The server name that the client asked for.")
+class PeerMatch(Node):
+    spiffe_id: Omittable[SpiffeIdMatch] = Field(None, alias="spiffeID", description="The peer's identity.")
+    sni: Omittable[SniMatch] = Field(None, description="The server name that the peer asked for (zone egress).")
 
 
 class FromEntry(Node):
@@ -37,7 +37,7 @@ class FromEntry(Node):
 
 
 class RuleEntry(Node):
-    matches: Listed[Match] = Field((), description="The clients that are meant, any one of them; all if empty.")
+    matches: Listed[PeerMatch] = Field((), description="The clients that are meant, any one of them; all if empty.")
     default: Conf
 
 
@@ -92,7 +92,7 @@ def _conf_rules(conf: Conf) -> Iterator[Violation]:
     return (violation.under(("default",)) for violation in conf.rules())
 
 
-def _match_rules(matches: Sequence[Match]) -> Iterator[Violation]:
+def _match_rules(matches: Sequence[PeerMatch]) -> Iterator[Violation]:
     for index, match in enumerate(matches):
         at = ("matches", index)
         if match.spiffe_id is None and match.sni is None:

@@ -14,10 +14,11 @@ from typing import Annotated, ClassVar
 from pydantic import Field
 
 from config.document import Path, format_path
+from config.policies.inbound import PeerMatch, SpiffeIdMatch
 from config.policies.policy import NO_EFFECT, Policy
 from config.policies.target_ref import TargetKind, TargetRef, target_ref_rules
 from config.resources.names import DNS_1123_TEXT, is_dns_1123_subdomain
-from config.resources.shape import Listed, Node, Omittable, Violation, choice, clip, one_of, warning
+from config.resources.shape import Listed, Node, Violation, choice, clip, one_of, warning
 from tls.permissions import IdMatch, Permissions
 from tls.policy import MatchType
 from tls.spiffe import SCHEME, MalformedSpiffeId, parse_spiffe_id
@@ -34,21 +35,6 @@ class Action(StrEnum):
 
 
 _ACTION = choice(Action, one_of("action", Action), Action.DENY, is_default=False)
-
-
-class SpiffeIdMatch(Node):
-    type: str = Field("", description="How value is compared.", json_schema_extra={"enum": ["Exact", "Prefix"]})
-    value: str = Field("", description="A SPIFFE ID, or the start of one.")
-
-
-class SniMatch(Node):
-    type: str = Field("", description="How value is compared.", json_schema_extra={"enum": ["Exact"]})
-    value: str = Field("", description="A server name.")
-
-
-class PeerMatch(Node):
-    spiffe_id: Omittable[SpiffeIdMatch] = Field(None, alias="spiffeID", description="The peer's identity.")
-    sni: Omittable[SniMatch] = Field(None, description="The server name that the peer asked for (zone egress).")
 
 
 class PermissionConf(Node):
