@@ -5,6 +5,7 @@ Independent of the proxy's own codec, and without judgement: a test compares ``h
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import socket
 import ssl
@@ -195,7 +196,11 @@ class Wire:
         return rest
 
     def half_close(self) -> None:
-        self.sock.shutdown(socket.SHUT_WR)
+        try:
+            self.sock.shutdown(socket.SHUT_WR)
+        except OSError as exc:
+            if exc.errno != errno.ENOTCONN:  # the other side has ended both directions, and ours with them
+                raise
 
     def reset(self) -> None:
         client.reset(self.sock)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import socket
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
 from ipaddress import ip_address
@@ -22,6 +21,7 @@ from proxy.dnsquery import Nameserver
 from proxy.lookup import Resolver
 from proxy.stats import DnsStats
 from proxy.throttle import Throttle
+from tests.kit.ports import free_port
 
 Script = Callable[[dns.message.QueryMessage, bool], bytes | None]
 """(query, over TCP) -> the reply's bytes, or None for silence."""
@@ -136,6 +136,5 @@ def addresses(message: dns.message.Message) -> list[str]:
 
 
 def closed_port() -> int:
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
-        sock.bind(("127.0.0.1", 0))
-        return int(sock.getsockname()[1])
+    """For UDP and TCP."""
+    return free_port()
