@@ -96,6 +96,9 @@ class Above(Dialled):
     def connection_lost(self, exc: Exception | None) -> None:
         self.calls.append(exc)
 
+    def abandon(self) -> None:
+        self.calls.append("abandoned")
+
 
 class Talk:
     """A verified stream between :class:`Above` and a server, the bytes carried by hand."""
