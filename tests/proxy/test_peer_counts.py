@@ -1,4 +1,4 @@
-"""Guarantee: what clients do is counted by who they are, and strangers without end cost a bounded number of counters."""
+"""Guarantee: clients are counted by who they are, and strangers without end cost a bounded number of counters."""
 
 from __future__ import annotations
 
