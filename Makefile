@@ -12,6 +12,9 @@ WORKERS ?= 2
 BENCH ?=
 BENCH_PACKAGES = nginx-light libnginx-mod-stream haproxy wrk nghttp2-client
 
+# The tests start hundreds of processes: without its bytecode at hand, each would compile the whole program first.
+unexport PYTHONDONTWRITEBYTECODE
+
 INSTALL = $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check
 PYTEST = $(VENV)/bin/python -m pytest -n $(WORKERS)
 
