@@ -123,6 +123,31 @@ class Sender(Client):
             self.finished()
 
 
+class Visitor(Client):
+    """A unit is a connection of its own: some bytes there and back, and the end. The first connection does nothing."""
+
+    def __init__(self, data: bytes) -> None:
+        super().__init__()
+        self.data = data
+        self.visits: set[asyncio.Task[object]] = set()
+
+    def begin(self) -> None:
+        host, port = self.transport.get_extra_info("peername")
+        visit = asyncio.get_running_loop().create_task(self._visit(host, port))
+        self.visits.add(visit)
+        visit.add_done_callback(self.visits.discard)
+
+    async def _visit(self, host: str, port: int) -> None:
+        reader, writer = await asyncio.open_connection(host, port)
+        writer.write(self.data)
+        assert await reader.readexactly(len(self.data)) == self.data
+        writer.write_eof()
+        assert await reader.read() == b""
+        writer.close()
+        await writer.wait_closed()
+        self.finished()
+
+
 class Echo(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast("asyncio.Transport", transport)
