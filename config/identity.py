@@ -4,6 +4,9 @@ Kuma's selection (``pkg/core/resources/apis/meshidentity/api/v1alpha1/helpers.go
 matches, the one with most labels, then the one whose name comes first. It is chosen whether it works or not; where it
 does not, Kuma goes on in plaintext, and we do not.
 
+Provider ``Spire`` is an agent on this machine, which issues and renews by itself; the CA certificates of its own and of
+federated trust domains come from it, too, and no MeshTrust applies.
+
 An :class:`IdentityDesk` remembers authorities and certificates from plan to plan: a certificate is issued when there is
 none, when anything that it says has changed, and when four fifths of its life are over. An authority that is kept in no
 directory lives as long as the process.
@@ -17,6 +20,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 
 from config.gotemplate import Function, Template, TemplateError
+from config.issuers import Agent, NoAgent
 from config.load import Document, Key
 from config.resources.dataplane import Dataplane
 from config.resources.datasource import DataSource, SourceKind
@@ -32,6 +36,7 @@ from tls.identity import (
     load_or_create_authority,
     parse_authority,
 )
+from tls.issued import Delivery
 from tls.material import MAX_PEM_BYTES, MaterialError
 from tls.spiffe import MalformedSpiffeId, SpiffeId, check_trust_domain, parse_spiffe_id
 
@@ -43,15 +48,19 @@ UNIVERSAL_PATH = "/workload/{{ .Workload }}"
 KUBERNETES_PATH = "/ns/{{ .Namespace }}/sa/{{ .ServiceAccount }}"
 
 CA_FIELD = "spec.provider.bundled.ca"
+SPIRE_FIELD = "spec.provider.spire"
 
 
 @dataclass(frozen=True, slots=True)
 class NoIdentity(Exception):
-    """A MeshIdentity that cannot be used. ``missing`` tells that something it refers to is not in the set."""
+    """A MeshIdentity that cannot be used. ``missing`` tells that something it refers to is not in the set,
+    ``is_awaited`` that it may become usable without any change to the set.
+    """
 
     field: str
     message: str
     missing: bool = False
+    is_awaited: bool = False
 
 
 SecretLookup = Callable[[str, str], bytes | None]
@@ -59,10 +68,11 @@ SecretLookup = Callable[[str, str], bytes | None]
 
 
 class IdentityDesk:
-    def __init__(self, directory: Path | None, environ: Mapping[str, str]) -> None:
-        """``directory`` keeps the authorities that we make."""
+    def __init__(self, directory: Path | None, environ: Mapping[str, str], agent: Agent | None = None) -> None:
+        """``directory`` keeps the authorities that we make; ``agent`` has what provider Spire issues."""
         self._directory = directory
         self._environ = environ
+        self._agent = agent or NoAgent()
         self._made: dict[tuple[Key, str], Authority] = {}
         self._given: dict[Key, tuple[tuple[bytes, bytes], Authority]] = {}
         self._issued: tuple[object, Svid] | None = None
@@ -150,6 +160,29 @@ class IdentityDesk:
         if self._issued is None or self._issued[0] != terms or self._issued[1].renew_at <= now:
             self._issued = terms, issue(authority, identity, life, now)
         return self._issued[1]
+
+    def delivered(self, identity: SpiffeId, now: datetime) -> tuple[Svid, Delivery]:
+        """What the agent has issued for an ID, as Kuma has Envoy ask for it: by its name. Raises
+        :class:`NoIdentity`.
+        """
+        delivery = self._agent.delivered()
+        svid = next((one for one in delivery.svids if one.id == identity), None)
+        if svid is not None and svid.not_after > now:
+            return svid, delivery
+        if svid is not None:
+            reason = delivery.fault or "the agent has sent no other since"
+            why = f"the certificate of {identity} has expired on {moment(svid.not_after)}: {reason}"
+        elif delivery.svids:
+            others = ", ".join(sorted({str(one.id) for one in delivery.svids}))
+            why = f"the agent issues {others} to this process, and not {identity}: it needs a registration entry"
+        else:
+            why = delivery.fault or "the agent has not answered yet"
+        raise NoIdentity(SPIRE_FIELD, why, is_awaited=True)
+
+
+def moment(when: datetime) -> str:
+    """For people."""
+    return f"{when:%Y-%m-%d %H:%M:%S} UTC"
 
 
 def select(identities: Iterable[Document], dataplane: Dataplane) -> Document | None:

@@ -266,13 +266,15 @@ class ProxyIdentity:
 @dataclass(frozen=True, slots=True)
 class IdentityPlan:
     """Who this proxy is: a SPIFFE ID, the MeshIdentity that says so (a KRI), and when its certificate ends and is due
-    for renewal. ``None`` there: it has no certificate.
+    for renewal. ``None`` there: it has no certificate. ``resource`` is empty for an identity from files; ``fault`` says
+    why a renewal that others have to bring may not come.
     """
 
     id: str
     resource: str
     not_after: datetime | None = None
     renew_at: datetime | None = None
+    fault: str = ""
 
 
 @dataclass(frozen=True, slots=True)

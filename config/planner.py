@@ -22,6 +22,7 @@ from config.egress import Offer, Ward, doors, face, faces, plan_door
 from config.extension import NOTHING, Extensions, NoExtensions, Supplied
 from config.hostnames import age, with_defaults
 from config.identity import IdentityDesk
+from config.issuers import Agent, IdentityFiles, NoAgent
 from config.load import Document, Key, Loaded
 from config.naming import Named, Naming, ServiceStatus
 from config.plan import (
@@ -170,6 +171,8 @@ class Planned:
     """The services whose endpoints an extension has to supply."""
     created_trusts: tuple[CreatedTrust, ...] = ()
     """The MeshTrusts that MeshIdentities bring with them."""
+    agent_timeout_s: float | None = None
+    """An agent of SPIRE is to be asked, and the start may wait so long for its first answer. ``None``: none is."""
 
     @property
     def has_errors(self) -> bool:
@@ -218,6 +221,10 @@ class Settings:
     extensions: Extensions = field(default_factory=NoExtensions)
     drain_untrusted: bool = False
     """As in the plan."""
+    agent: Agent = field(default_factory=NoAgent)
+    """What provider Spire of a MeshIdentity speaks of."""
+    identity_files: IdentityFiles | None = None
+    """The proxy's identity, whatever MeshIdentities say."""
     identity_dir: Path | None = None
     """Where the CAs that we make are kept; ``None``: nowhere, they are lost with the planner."""
 
@@ -285,7 +292,15 @@ class Planner:
             problems.extend(self._without_certificate(current))
             _add_problems(states, found)
         created = tuple(chain.from_iterable(terms.created for terms in self._terms.values()))
-        return Planned(plan, tuple(problems), tuple(states.values()), self._extended(current, plan), created)
+        waits = [terms.agent_timeout_s for terms in self._terms.values() if terms.agent_timeout_s is not None]
+        return Planned(
+            plan,
+            tuple(problems),
+            tuple(states.values()),
+            self._extended(current, plan),
+            created,
+            max(waits, default=None),
+        )
 
     def _extended(self, current: Mapping[Key, Document], plan: Plan | None) -> dict[Key, Extension]:
         """Of the plan's meshes; in force, or about to be."""
@@ -450,7 +465,8 @@ class Planner:
 
     def _new_trust(self) -> TrustPlanner:
         settings = self._settings
-        return TrustPlanner(IdentityDesk(settings.identity_dir, settings.environ), partial=settings.partial)
+        desk = IdentityDesk(settings.identity_dir, settings.environ, settings.agent)
+        return TrustPlanner(desk, partial=settings.partial, files=settings.identity_files)
 
     def _on_terms(self, key: Key) -> InForce:
         """A service as it is to run. The same object as before, unless the service or its terms changed."""

@@ -14,7 +14,18 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from config.created_trust import CreatedTrust
-from config.identity import IdentityDesk, NoIdentity, SecretLookup, own_bundle, select, spiffe_id_of, trust_domain_of
+from config.identity import (
+    SPIRE_FIELD,
+    IdentityDesk,
+    NoIdentity,
+    SecretLookup,
+    moment,
+    own_bundle,
+    select,
+    spiffe_id_of,
+    trust_domain_of,
+)
+from config.issuers import IdentityFiles
 from config.load import Document, Key
 from config.plan import IdentityPlan, Protocol
 from config.policies.merge import merge
@@ -32,6 +43,7 @@ from config.services import ALPN, tls_versions
 from tls.acceptance import Acceptance, InboundMode
 from tls.bundles import TrustBundle, TrustBundles, validity_of
 from tls.identity import Svid
+from tls.issued import Delivery
 from tls.material import MaterialError
 from tls.permissions import IdMatch, Permissions
 from tls.policy import ClientCertificate, MatchType
@@ -57,8 +69,12 @@ class InboundTerms:
     """Why an inbound is plaintext."""
     created: list[CreatedTrust] = field(default_factory=list)
     """The MeshTrusts that identities bring with them."""
+    agent_timeout_s: float | None = None
+    """The agent of provider Spire is to be asked, and the start may wait so long for it. ``None``: it is not."""
     problems: list[Problem] = field(default_factory=list)
     _svid: Svid | None = None
+    _from_agent: tuple[TrustBundle, ...] | None = None
+    """Where they come with the identity, no MeshTrust counts."""
     _tls: list[tuple[MeshTLS, Entry]] = field(default_factory=list)
     _permissions: list[MeshTrafficPermission] = field(default_factory=list)
     _restricts: bool = False
@@ -137,8 +153,10 @@ ANYBODY = IdMatch(MatchType.PREFIX, SCHEME, "Mesh.routing")
 class TrustPlanner:
     """Makes terms again and again; what was issued stays in force until it is due."""
 
-    def __init__(self, desk: IdentityDesk, *, partial: bool) -> None:
+    def __init__(self, desk: IdentityDesk, *, partial: bool, files: IdentityFiles | None = None) -> None:
+        """``files``: what the command line says the identity is, whatever MeshIdentities say."""
         self._desk = desk
+        self._files = files
         self._partial = partial
         self._bundles: Mapping[str, TrustBundle] = {}
         self._generations: Mapping[str, int] = {}
@@ -165,8 +183,11 @@ class TrustPlanner:
         }
         bundles = list(_given_bundles(by_kind[MeshTrust.kind], terms, now))
         self._plan_identity(by_kind[MeshIdentity.kind], bundles, dataplane, secret, now, terms)
+        if terms._from_agent is not None:
+            text = "does not apply to this proxy: its identity comes from SPIRE, and CA certificates come with it"
+            terms.problems += (d.problem("", text, Severity.WARNING) for d in by_kind[MeshTrust.kind])
         try:
-            terms.bundles = TrustBundles.of(bundles)
+            terms.bundles = TrustBundles.of(bundles if terms._from_agent is None else terms._from_agent)
         except MaterialError as error:
             terms.refusal = error.message
         terms.generations = self._number(terms.bundles)
@@ -205,14 +226,17 @@ class TrustPlanner:
     ) -> None:
         """Add what the identities of the mesh make trusted, and give the Dataplane its own."""
         self._desk.retain(documents)
-        chosen = select(documents, dataplane)
-        if chosen is None:
+        chosen = None
+        if self._files is not None:
+            _take_files(self._files, bundles, now, terms)
+        elif (chosen := select(documents, dataplane)) is None:
             terms.warning = "there is no MeshIdentity" + (" for this Dataplane" if documents else "")
         for document in documents:
             try:
                 bundle = self._plan_one(document, document is chosen, dataplane, secret, now, terms)
             except NoIdentity as error:
-                severity = Severity.WARNING if error.missing and self._partial else Severity.ERROR
+                is_mild = error.is_awaited or (error.missing and self._partial)
+                severity = Severity.WARNING if is_mild else Severity.ERROR
                 terms.problems.append(document.problem(error.field, error.message, severity))
                 if document is chosen:
                     terms.refusal = f'MeshIdentity "{document.name}" is not ready: {error.message}'
@@ -232,14 +256,17 @@ class TrustPlanner:
         resource = document.resource
         assert isinstance(resource, MeshIdentity)
         provider = resource.provider
-        if provider is None and not is_chosen:
+        if not is_chosen and (provider is None or provider.type != ProviderType.BUNDLED):
             return None
-        if provider is not None and provider.type != ProviderType.BUNDLED:
-            if is_chosen:
-                raise NoIdentity("spec.provider.type", f"provider {provider.type} is not served by this version", True)
-            return None
+        if provider is not None and provider.type == ProviderType.EXTENSION:
+            raise NoIdentity("spec.provider.type", f"provider {provider.type} is not served by this version", True)
+        terms.agent_timeout_s = resource.agent_timeout_s if is_chosen else terms.agent_timeout_s
         domain = trust_domain_of(document, dataplane)
         identity = spiffe_id_of(document, dataplane, domain) if is_chosen else None
+        if identity is not None and resource.agent_timeout_s is not None:
+            svid, delivery = self._desk.delivered(identity, now)
+            _take_delivery(document, svid, delivery, terms)
+            return None
         bundled = resource.bundled
         if bundled is None:
             terms.identity = IdentityPlan(str(identity), resource.kri())
@@ -257,6 +284,32 @@ class TrustPlanner:
             is_kept = not bundled.is_autogenerated or self._desk.keeps
             terms.created.append(_created(document, domain, authority.bundle_pem, is_kept))
         return bundle
+
+
+def _take_delivery(document: Document, svid: Svid, delivery: Delivery, terms: InboundTerms) -> None:
+    """What the agent has issued, with the bundles that come with it."""
+    assert document.resource is not None
+    terms._svid, terms._from_agent = svid, delivery.bundles
+    fault = delivery.fault or ""
+    terms.identity = IdentityPlan(str(svid.id), document.resource.kri(), svid.not_after, svid.renew_at, fault)
+    notes = list(delivery.notes)
+    if fault:
+        notes.append(f"{fault}: the certificate of {svid.id} is used until {moment(svid.not_after)}")
+    terms.problems += (document.problem(SPIRE_FIELD, note, Severity.WARNING) for note in notes)
+
+
+def _take_files(files: IdentityFiles, bundles: list[TrustBundle], now: datetime, terms: InboundTerms) -> None:
+    found = files.read(now)
+    terms.problems += found.problems
+    fault = next((problem.message for problem in found.problems if problem.is_error), "")
+    if found.bundle is not None:
+        bundles.append(found.bundle)
+    svid = found.svid
+    if svid is None or svid.not_after <= now:
+        terms.refusal = f"the identity in {files.paths.certificate} is not ready: {fault}"
+        return
+    terms._svid = svid
+    terms.identity = IdentityPlan(str(svid.id), "", svid.not_after, svid.renew_at, fault)
 
 
 def _created(document: Document, domain: str, pem: str, is_kept: bool) -> CreatedTrust:

@@ -43,6 +43,7 @@ def parser() -> argparse.ArgumentParser:
     inspect = commands.add_parser("inspect", help="show what would run")
     inspect.add_argument("paths", nargs="+", metavar="PATH", help="files or folders with resources")
     options.add_sources(inspect, environ, dataplane=True)
+    options.add_identity(inspect)
     options.add_vips(inspect, environ)
     inspect.add_argument("--format", choices=["text", "json"], default="text")
 
@@ -50,6 +51,7 @@ def parser() -> argparse.ArgumentParser:
     diagnose.add_argument("name", metavar="NAME", help="a MeshExternalService")
     options.add_sources(diagnose, environ, dataplane=True)
     options.add_resources(diagnose)
+    options.add_identity(diagnose)
     options.add_names(diagnose)
     diagnose.add_argument("--format", choices=["text", "json"], default="text")
 
@@ -78,6 +80,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser().parse_args(argv)
     try:
         return _dispatch(arguments)
+    except argparse.ArgumentError as exc:
+        parser().error(str(exc))
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:  # our reader has gone, as in `koguma inspect ... | head`

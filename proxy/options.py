@@ -14,6 +14,7 @@ from ipaddress import ip_address
 from pathlib import Path
 
 from config.created_trust import Form
+from config.issuers import IdentityPaths
 from config.plan import MESH_DOMAIN
 from config.template import Variables, parse_variables
 from config.vips import CIDR_VARIABLE, DEFAULT_CIDR, Network, parse_pools
@@ -37,6 +38,8 @@ class Sources:
     """The Dataplane itself (``KUMA_DATAPLANE_RUNTIME_RESOURCE``); a file beats it."""
     dataplane_vars: Variables = field(default_factory=dict)
     resources: tuple[str, ...] = ()
+    identity: IdentityPaths | None = None
+    """The proxy's identity, where it is in files and not what a MeshIdentity says."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,6 +220,18 @@ def add_resources(parser: Parser) -> None:
     )
 
 
+def add_identity(parser: Parser) -> None:
+    parser.add_argument(
+        "--identity-cert", metavar="FILE", type=Path,
+        help="the proxy's identity, instead of what MeshIdentities say: an X.509-SVID (PEM, leaf first)",
+    )  # fmt: skip
+    parser.add_argument("--identity-key", metavar="FILE", type=Path, help="its key (default: in the same file)")
+    parser.add_argument(
+        "--identity-bundle", metavar="FILE", type=Path,
+        help="CA certificates of its trust domain, beside those of MeshTrusts",
+    )  # fmt: skip
+
+
 def add_names(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--dns-upstream",
@@ -295,6 +310,7 @@ def add_snippet(parser: argparse.ArgumentParser, environ: Mapping[str, str]) -> 
 def add_run(parser: argparse.ArgumentParser, environ: Mapping[str, str]) -> None:
     add_sources(parser, environ, dataplane=True)
     add_resources(parser)
+    add_identity(parser)
     add_names(parser)
     add_vips(parser, environ)
     parser.add_argument(
@@ -356,7 +372,18 @@ def sources_of(args: argparse.Namespace, environ: Mapping[str, str], paths: Sequ
         dataplane_text=environ.get("KUMA_DATAPLANE_RUNTIME_RESOURCE"),
         dataplane_vars=args.dataplane_var,
         resources=tuple(paths) or tuple(path for group in args.resources for path in group),
+        identity=_identity_of(args),
     )
+
+
+def _identity_of(args: argparse.Namespace) -> IdentityPaths | None:
+    """Not every command has the flags. Raises ``argparse.ArgumentError``."""
+    certificate, key, bundle = (getattr(args, f"identity_{what}", None) for what in ("cert", "key", "bundle"))
+    if certificate is not None:
+        return IdentityPaths(certificate, key or certificate, bundle)
+    if key is not None or bundle is not None:
+        raise argparse.ArgumentError(None, "--identity-key and --identity-bundle need --identity-cert")
+    return None
 
 
 def names_of(args: argparse.Namespace) -> Names:

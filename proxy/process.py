@@ -22,6 +22,7 @@ from pathlib import Path
 
 from config import vipstate
 from config.created_trust import CreatedTrust
+from config.issuers import IdentityFiles
 from config.load import Loaded, Loader
 from config.plan import Plan
 from config.planner import Health, Planned, Planner, ResourceState, Settings
@@ -46,6 +47,7 @@ from proxy.options import RunOptions
 from proxy.reading import read_dataplane, read_leases, standard_input, wall_clock_s
 from proxy.runtime import Applied, Runtime
 from proxy.sockets import StartError
+from proxy.spire import SpireAgent, agent_address
 from proxy.stats import DnsStats, ReloadStats
 from proxy.tasks import spawn
 from proxy.throttle import Throttle
@@ -65,8 +67,8 @@ class Snapshot:
 
     resources: Loaded
     dataplane: Loaded
-    supplies: int = 0
-    """The version of what extensions have supplied."""
+    supplies: tuple[int, ...] = ()
+    """The versions of what comes from elsewhere: extensions, the agent that issues identities, an identity's files."""
 
     def is_same_as(self, other: Snapshot | None) -> bool:
         """Whether nothing was read that was not read before. Documents of unchanged files are the same objects."""
@@ -97,6 +99,9 @@ class Process:
         self._resolver = Resolver(options.names.upstreams or None, options.names.hosts_file, self._loop.time)
         self._throttle = Throttle(self._loop.time)
         self._extensions = ExtensionHost(Registry(), lambda: self._reload_wanted.set(), self._resolver.nameservers)
+        self._agent = SpireAgent(agent_address(os.environ), lambda: self._reload_wanted.set())
+        identity = options.sources.identity
+        self._identity_files = IdentityFiles(identity) if identity is not None else None
         self._stopping = asyncio.Event()
         self._reload_wanted = asyncio.Event()
         self._stdin = standard_input(options.sources)
@@ -121,6 +126,11 @@ class Process:
             with undisturbed():
                 snapshot = self._snapshot = self._read()
                 planned = self._plan(snapshot)
+                if planned.agent_timeout_s is not None:
+                    self._agent.apply(True)
+                    await self._agent.answer(planned.agent_timeout_s)
+                    snapshot = self._snapshot = self._read()
+                    planned = self._plan(snapshot)
                 if planned.plan is None or (self._options.strict and planned.has_errors):
                     for problem in planned.problems:
                         print(problem.as_text(), file=sys.stderr)
@@ -152,6 +162,8 @@ class Process:
             pools=options.vips.pools,
             leases=self._read_leases(),
             extensions=self._extensions,
+            agent=self._agent,
+            identity_files=self._identity_files,
             is_egress=options.proxy_type == "egress",
             identity_dir=options.vips.identity_dir,
             drain_untrusted=options.drain_untrusted,
@@ -187,11 +199,14 @@ class Process:
 
     def _read(self) -> Snapshot:
         sources = self._options.sources
-        supplies = self._extensions.version  # first: what is supplied meanwhile is planned once more
+        supplies = [self._extensions.version, self._agent.version]  # first: what comes meanwhile is planned once more
+        if self._identity_files is not None:
+            self._identity_files.refresh()
+            supplies.append(self._identity_files.version)
         return Snapshot(
             self._loader.load(sources.resources),
             read_dataplane(sources, self._stdin),
-            supplies,
+            tuple(supplies),
         )
 
     def _plan(self, snapshot: Snapshot) -> Planned:
@@ -274,6 +289,8 @@ class Process:
         paths = [Path(path) for path in sources.resources]
         if sources.dataplane_file not in (None, "-"):
             paths.append(Path(str(sources.dataplane_file)))
+        if sources.identity is not None:
+            paths += sources.identity.all
         if paths:
             await watch_files(paths, self._reload_wanted.set, self._stopping)
 
@@ -315,6 +332,7 @@ class Process:
         except StartError as exc:
             log.error("the DNS server does not run: %s", exc, extra={"event": "dns_failed"})
         self._extensions.apply(planned.extended)
+        self._agent.apply(planned.agent_timeout_s is not None)
         self._planned = planned
         self._expect_renewal()
         stats.generation += 1
@@ -509,6 +527,7 @@ class Process:
         if self._runtime is not None:
             await self._runtime.close()
         self._extensions.close()
+        self._agent.close()
         if self._admin is not None:
             await self._admin.close()
         if self._dns is not None:

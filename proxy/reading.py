@@ -6,6 +6,7 @@ import os
 import sys
 
 from config import vipstate
+from config.issuers import IdentityFiles
 from config.load import Loaded, Loader, load_dataplane
 from config.planner import Planned, Planner, Settings
 from config.vips import Lease
@@ -39,6 +40,9 @@ def read_leases(vips: VirtualIps) -> tuple[Lease, ...]:
 def read_all(sources: Sources, partial: bool, vips: VirtualIps | None = None) -> tuple[Planned, Planner]:
     """For the commands that read once and do not stay. Raises :class:`~config.vipstate.StateError`."""
     vips = vips or VirtualIps()
+    files = IdentityFiles(sources.identity) if sources.identity is not None else None
+    if files is not None:
+        files.refresh()
     settings = Settings(
         os.environ,
         partial=partial,
@@ -46,6 +50,7 @@ def read_all(sources: Sources, partial: bool, vips: VirtualIps | None = None) ->
         pools=vips.pools,
         leases=read_leases(vips),
         extensions=InstalledExtensions(),
+        identity_files=files,
         identity_dir=vips.identity_dir,
     )
     planner = Planner(settings)

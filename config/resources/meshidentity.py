@@ -22,6 +22,8 @@ from config.resources.shape import Labels, Node, Omittable, Violation, choice, c
 
 TEMPLATE_FUNCTIONS = ("label",)
 
+AGENT_TIMEOUT_S = 1.0
+
 
 class ProviderType(StrEnum):
     BUNDLED = "Bundled"
@@ -88,7 +90,9 @@ class Bundled(Node):
 
 
 class SpireAgent(Node):
-    timeout: Omittable[Duration] = Field(None, description="To connect; 1s where it is absent.")
+    timeout: Omittable[Duration] = Field(
+        None, description="How long the start waits for its first answer; 1s where it is absent."
+    )
 
 
 class Spire(Node):
@@ -130,6 +134,14 @@ class MeshIdentity(Resource):
         if self.provider is None or self.provider.type != ProviderType.BUNDLED:
             return None
         return self.provider.bundled
+
+    @property
+    def agent_timeout_s(self) -> float | None:
+        """How long to wait for the agent of provider Spire; ``None``: it has another provider."""
+        if self.provider is None or self.provider.spire is None or self.provider.type != ProviderType.SPIRE:
+            return None
+        agent = self.provider.spire.agent
+        return agent.timeout if agent is not None and agent.timeout is not None else AGENT_TIMEOUT_S
 
     def rules(self) -> Iterator[Violation]:
         if self.spiffe_id is not None:

@@ -92,6 +92,7 @@ def _identity(plan: Plan, now: datetime) -> dict[str, object] | None:
         "spiffe_id": identity.id,
         "resource": identity.resource,
         "renewal_time": _iso(identity.renew_at),
+        "fault": identity.fault or None,
         "cert_chain": [_as_json(one, pair.source, now) for one in facts(pair.chain_pem)] if pair is not None else [],
     }
 

@@ -228,6 +228,11 @@ def _trust(plan: Plan) -> str:
             "when the certificate of this proxy's identity expires, in seconds since the epoch",
             [({"spiffe_id": identity.id}, identity.not_after.timestamp())],
         )
+        text += _family(
+            "koguma_identity_renewal_failing",
+            "1 while the agent or the files that renew this proxy's identity are of no use",
+            [({"spiffe_id": identity.id}, int(bool(identity.fault)))],
+        )
     return text
 
 

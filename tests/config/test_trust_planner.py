@@ -288,9 +288,9 @@ def test_an_authority_that_is_not_there_opens_nothing(world: World, bundled: dic
 
 
 def test_a_provider_that_is_not_served_opens_nothing(world: World) -> None:
-    spec = {"selector": EVERYBODY, "provider": {"type": "Spire", "spire": {}}}
-    world.write(yamlkit.plugin_resource("MeshIdentity", "spire", spec))
-    assert world.refuses("provider Spire is not served")
+    spec = {"selector": EVERYBODY, "provider": {"type": "Extension", "extension": {"name": "acme"}}}
+    world.write(yamlkit.plugin_resource("MeshIdentity", "extension", spec))
+    assert world.refuses("provider Extension is not served")
 
 
 def test_no_provider_means_no_certificate(world: World) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +17,11 @@ from tests.kit.yamlkit import Document
 class Zone:
     """``proxy`` is a :class:`Koguma` that has not started; its identity is ``spiffe://<domain>/workload/app``."""
 
-    def __init__(self, directory: Path, domain: str, *, args: Sequence[str] = ()) -> None:
+    def __init__(
+        self, directory: Path, domain: str, *, args: Sequence[str] = (), env: Mapping[str, str] | None = None
+    ) -> None:
         self.domain = domain
-        self.proxy = Koguma(directory, args=args)
+        self.proxy = Koguma(directory, args=args, env=env)
         self._inbounds: list[Document] = []
 
     def inbound(self, application: Peer | int, protocol: str = "tcp") -> int:
