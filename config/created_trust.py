@@ -50,6 +50,10 @@ class CreatedTrust:
         bundles = [{"type": "Pem", "pem": {"value": self.pem}}]
         return {"trustDomain": self.trust_domain, "caBundles": bundles, "origin": {"kri": self.origin}}
 
+    @property
+    def file_name(self) -> str:
+        return f"meshtrust-{_NOT_IN_NAMES.sub('-', self.mesh)}.{_NOT_IN_NAMES.sub('-', self.name)}.yaml"
+
     def for_another_zone(self, form: Form) -> str:
         """A YAML document."""
         name = json.dumps(_NOT_IN_NAMES.sub("-", self.trust_domain).strip(".-")[:MAX_NAME_CHARS])

@@ -3,21 +3,20 @@
     {"version": 1, "leases": [{"mesh": "default", "name": "httpbin", "namespace": "", "ip": "242.7.8.9",
                                "released": null}, ...]}
 
-``released`` is null for a service that is there, else when it was seen to have gone (UTC, ISO 8601). The file is
-written aside, flushed to the disk and renamed, so that a crash leaves the old one or the new one and never a half. A
-directory belongs to one process; machines may be given copies of one file, to agree on what a hash cannot decide.
+``released`` is null for a service that is there, else when it was seen to have gone (UTC, ISO 8601). A directory
+belongs to one process; machines may be given copies of one file, to agree on what a hash cannot decide.
 """
 
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterable
 from datetime import UTC, datetime
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
+from config.statefile import replace_file
 from config.vips import Lease, Owner
 
 FILE_NAME = "vips.json"
@@ -70,26 +69,11 @@ def set_aside(directory: Path) -> Path:
 def save(directory: Path, leases: Iterable[Lease]) -> None:
     """Replace the file, as a whole or not at all. Raises :class:`StateError`."""
     path = directory / FILE_NAME
-    aside = directory / f".{FILE_NAME}.new"
     text = json.dumps({"version": VERSION, "leases": [_entry(lease) for lease in leases]}, indent=0)
     try:
-        with aside.open("w") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        aside.replace(path)
-        _flush_folder(directory)
+        replace_file(path, text)
     except OSError as exc:
         raise StateError(f"{path}: cannot be written: {exc.strerror}") from exc
-
-
-def _flush_folder(directory: Path) -> None:
-    """The rename itself must reach the disk, too."""
-    descriptor = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _lease(entry: dict[str, Any]) -> Lease:

@@ -20,7 +20,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from config import vipstate
+from config import trustfiles, vipstate
 from config.created_trust import CreatedTrust
 from config.issuers import IdentityFiles
 from config.load import Loaded, Loader
@@ -197,6 +197,17 @@ class Process:
             vipstate.save(directory, ledger.leases)
             ledger.changed = False
 
+    def _keep_trusts(self, planned: Planned) -> None:
+        """Write down what other zones need to trust this one."""
+        directory = self._options.vips.state_dir
+        if directory is None:
+            return
+        try:
+            for path in trustfiles.write(directory, planned.created_trusts):
+                log.info("%s has the trust of this zone, for others", path, extra={"event": "trust_written"})
+        except OSError as exc:
+            log.error("the trust of this zone cannot be written: %s", exc, extra={"event": "state_not_written"})
+
     def _read(self) -> Snapshot:
         sources = self._options.sources
         supplies = [self._extensions.version, self._agent.version]  # first: what comes meanwhile is planned once more
@@ -220,6 +231,7 @@ class Process:
             self._keep_leases()
         except vipstate.StateError as exc:
             raise StartError(str(exc)) from exc
+        self._keep_trusts(planned)
         applied = await runtime.apply(planned.plan)
         if applied.failed:
             raise StartError(_first_few(list(applied.failed.values())))
@@ -326,6 +338,7 @@ class Process:
             await asyncio.to_thread(self._keep_leases)
         except vipstate.StateError as exc:
             log.error("%s: VIPs given since may move at the next start", exc, extra={"event": "state_not_written"})
+        await asyncio.to_thread(self._keep_trusts, planned)
         applied = await self._runtime.apply(planned.plan)
         try:
             await self._serve_names(planned.plan)

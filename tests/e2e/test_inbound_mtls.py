@@ -16,6 +16,7 @@ from tests.kit import client, peers, poll, yamlkit
 from tests.kit.ca import Authority
 from tests.kit.grpc_peers import Caller, GrpcServer
 from tests.kit.koguma import Koguma
+from tests.kit.mtls import MtlsClient
 from tests.kit.origins import Origin, always, ok
 from tests.kit.peers import Peer
 from tests.kit.yamlkit import Document
@@ -160,3 +161,25 @@ def test_leaves_cas_and_bundles_are_replaced_under_load(zone: Zone, shop: Koguma
             generations = {one["trust_domain"]: one["generation"] for one in zone.proxy.admin("/certs").json()["trust"]}
         assert set(load.answers) == {(200, b"hello")}, load.answers
         assert generations == {"zone-2": 3, "zone-1": 4}
+
+
+def test_the_trust_of_a_zone_lies_in_its_state_directory(tmp_path: Path) -> None:
+    """Whatever copies files can bring it to another zone, when the CA is replaced as well."""
+    state = tmp_path / "state"
+    zone = Zone(tmp_path / "zone-1", "zone-1", args=["--state-dir", str(state)])
+    zone.proxy.write("identity.yaml", zone.identity(CA_1))
+    with Peer(peers.echo) as application:
+        zone.inbound(application)
+        file = state / "meshtrust-default.identity.yaml"
+        with zone.proxy:
+            assert CA_1.pem.splitlines()[1] in file.read_text()
+            zone.proxy.rewrite("identity.yaml", zone.identity(NEW_1))
+            assert NEW_1.pem.splitlines()[1] in file.read_text()
+            assert len(zone.proxy.events("trust_written")) == 2
+    copy = Zone(tmp_path / "zone-2", "zone-2")
+    copy.proxy.write("identity.yaml", copy.identity(CA_2))
+    copy.proxy.write_text("trust.yaml", file.read_text())
+    with Peer(peers.echo) as application:
+        port = copy.inbound(application)
+        with copy.proxy, MtlsClient(port, NEW_1.leaf("spiffe://zone-1/workload/shop"), CA_2) as client:
+            assert client.ask() == b"ping"
