@@ -196,6 +196,19 @@ class Access(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class ProbePlan:
+    """How to find out whether the application behind an inbound answers: by connecting. The defaults are those of
+    Kuma's control plane (``dpServer.hds.checkDefaults``).
+    """
+
+    target: IpTarget
+    interval_s: float = 1.0
+    timeout_s: float = 2.0
+    unhealthy_threshold: int = 1
+    healthy_threshold: int = 1
+
+
+@dataclass(frozen=True, slots=True)
 class ListenerPlan:
     """A listening socket and the cluster behind it. ``name`` is unique in a plan."""
 
@@ -220,6 +233,8 @@ class ListenerPlan:
     """Not empty: connections come only from the listener of that name."""
     server_names: tuple[str, ...] = ()
 
+    probe: ProbePlan | None = None
+    """On an inbound: ask its application whether it is there."""
     bind_to_port: bool = True
     """Off: connections come only from a listener with ``original_dst``."""
     original_dst: bool = False

@@ -931,16 +931,18 @@ def _inbound(dataplane: Dataplane, inbound: Inbound, networking: Networking) -> 
     """A port of the application's, as Kuma names it; the time-outs are Kuma's for inbounds without a policy."""
     name = f"self_inbound_dp_{inbound.section}"
     protocol = inbound.plan_protocol
-    listener = ListenerPlan(
-        name, Direction.INBOUND, ip_address(inbound.bind_address(networking)), inbound.port, protocol, name
-    )
     address, port = inbound.workload(networking)
+    target = IpTarget(ip_address(address), port)
+    probe = inbound.service_probe.plan(target) if inbound.service_probe is not None else None
+    listener = ListenerPlan(
+        name, Direction.INBOUND, ip_address(inbound.bind_address(networking)), inbound.port, protocol, name, probe=probe
+    )
     cluster = ClusterPlan(
         name=name,
         mesh=dataplane.mesh,
         service=dataplane.name,
         protocol=protocol,
-        endpoints=(EndpointPlan(IpTarget(ip_address(address), port)),),
+        endpoints=(EndpointPlan(target),),
         connect_timeout_s=10.0,
         idle_timeout_s=7200.0,
     )

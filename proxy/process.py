@@ -44,6 +44,7 @@ from proxy.extensions.registry import Registry
 from proxy.files import watch_files
 from proxy.lookup import Resolver
 from proxy.options import RunOptions
+from proxy.probes import Probes
 from proxy.reading import read_dataplane, read_leases, standard_input, wall_clock_s
 from proxy.runtime import Applied, Runtime
 from proxy.sockets import StartError
@@ -99,6 +100,7 @@ class Process:
         self._resolver = Resolver(options.names.upstreams or None, options.names.hosts_file, self._loop.time)
         self._throttle = Throttle(self._loop.time)
         self._extensions = ExtensionHost(Registry(), lambda: self._reload_wanted.set(), self._resolver.nameservers)
+        self._probes = Probes()
         self._agent = SpireAgent(agent_address(os.environ), lambda: self._reload_wanted.set())
         identity = options.sources.identity
         self._identity_files = IdentityFiles(identity) if identity is not None else None
@@ -237,6 +239,7 @@ class Process:
             raise StartError(_first_few(list(applied.failed.values())))
         await self._serve_names(planned.plan)
         self._extensions.apply(planned.extended)
+        self._probes.apply(planned.plan.listeners.values())
         self._planned = planned
         self._expect_renewal()
         self._admin = AdminServer(self._admin_context(runtime))
@@ -346,6 +349,7 @@ class Process:
             log.error("the DNS server does not run: %s", exc, extra={"event": "dns_failed"})
         self._extensions.apply(planned.extended)
         self._agent.apply(planned.agent_timeout_s is not None)
+        self._probes.apply(planned.plan.listeners.values())
         self._planned = planned
         self._expect_renewal()
         stats.generation += 1
@@ -444,6 +448,7 @@ class Process:
             },
             concurrency=options.concurrency,
             utc_now=wall_clock,
+            probes=self._probes.by_listener,
         )
         if isinstance(runtime, Fleet):
             context.workers, context.refresh, context.memory = runtime.stats, runtime.refresh, runtime.memory
@@ -541,6 +546,7 @@ class Process:
             await self._runtime.close()
         self._extensions.close()
         self._agent.close()
+        self._probes.close()
         if self._admin is not None:
             await self._admin.close()
         if self._dns is not None:

@@ -14,7 +14,7 @@ from typing import Annotated, ClassVar
 from pydantic import Field
 
 from config.document import Path
-from config.plan import Protocol
+from config.plan import IpTarget, ProbePlan, Protocol
 from config.resources.meta import Resource
 from config.resources.names import is_dns_name, is_ip, is_unspecified
 from config.resources.shape import (
@@ -37,6 +37,8 @@ PROTOCOL_TAG = "kuma.io/protocol"
 BAD_PORT = "port must be in the range [1, 65535]"
 _BAD_ADDRESS = "address has to be valid IP address"
 _DURATION = re.compile(r"[0-9]{1,12}(?:\.[0-9]{1,9})?s")
+MIN_PROBE_S, MAX_PROBE_S = 0.1, 3600.0
+"""Between two probes, and for one."""
 
 
 class InboundProtocol(StrEnum):
@@ -96,7 +98,24 @@ class ServiceProbe(ProtoNode):
     timeout: str = Field("", description="For one probe, such as 2s.")
     unhealthy_threshold: ProtoInt | None = Field(None, description="Failures until the application is unhealthy.")
     healthy_threshold: ProtoInt | None = Field(None, description="Successes until it is healthy again.")
-    tcp: FreeForm | None = Field(None, description="Probe by connecting; has no fields.")
+    tcp: FreeForm | None = Field(None, description="Probe by connecting; has no fields. Without it nothing is probed.")
+
+    def plan(self, target: IpTarget) -> ProbePlan | None:
+        """Of an application; ``None``: in a way that does not exist."""
+        if self.tcp is None:
+            return None
+        default = ProbePlan(target)
+        return ProbePlan(
+            target,
+            interval_s=_probe_s(self.interval) or default.interval_s,
+            timeout_s=_probe_s(self.timeout) or default.timeout_s,
+            unhealthy_threshold=self.unhealthy_threshold or default.unhealthy_threshold,
+            healthy_threshold=self.healthy_threshold or default.healthy_threshold,
+        )
+
+
+def _probe_s(text: str) -> float | None:
+    return min(max(float(text[:-1]), MIN_PROBE_S), MAX_PROBE_S) if text else None
 
 
 class Inbound(ProtoNode):

@@ -44,6 +44,15 @@ class ListenerView(Protocol):
     def byte_totals(self) -> tuple[int, int]: ...
 
 
+class ProbeView(Protocol):
+    """Whether the application behind an inbound answers."""
+
+    @property
+    def is_ready(self) -> bool: ...
+    @property
+    def fault(self) -> str | None: ...
+
+
 class LimitView(Protocol):
     active: int
     """Connections now."""
@@ -112,3 +121,5 @@ class AdminContext:
     """Called before a view reads ``runtime``."""
     memory: Callable[[], Memory] = memory_held
     utc_now: Callable[[], datetime] = _utc_now
+    probes: Mapping[str, ProbeView] = field(default_factory=dict)
+    """By listener; for those that have one."""

@@ -43,6 +43,7 @@ async def _write(context: AdminContext, selection: Selection) -> AsyncGenerator[
         yield (await _expiries(context)).encode()
         yield _broken(context).encode()
         yield _trust(context.runtime.plan).encode()
+        yield _probed(context).encode()
 
 
 def _families(table: Table, selection: Selection) -> Iterator[Iterator[str]]:
@@ -206,6 +207,14 @@ def _broken(context: AdminContext) -> str:
         "koguma_resource_broken",
         "1 for a resource with a condition that is False; the reason is the condition's",
         samples,
+    )
+
+
+def _probed(context: AdminContext) -> str:
+    return _family(
+        "koguma_inbound_ready",
+        "whether the application behind an inbound answers its service probe",
+        [({"listener": name}, int(probe.is_ready)) for name, probe in context.probes.items()],
     )
 
 

@@ -7,7 +7,7 @@ from collections.abc import AsyncGenerator, Iterator
 
 from config.plan import ClusterPlan
 from proxy.admin.certs import endpoint_text
-from proxy.admin.context import AdminContext, ClusterView, ListenerView
+from proxy.admin.context import AdminContext, ClusterView, ListenerView, ProbeView
 from proxy.admin.http import JSON, SLICE, TEXT, Refusal, Request, Response, json_objects, json_response, text
 from proxy.balance import Endpoint
 
@@ -33,9 +33,15 @@ def listeners(context: AdminContext, request: Request) -> Response:
             "name": listener.plan.name,
             "local_address": _socket_address(str(listener.plan.address), listener.port),
         }
+        | _probed(context.probes.get(listener.plan.name))
         for listener in listening
     ]
     return json_response({"listener_statuses": statuses} if statuses else {})
+
+
+def _probed(probe: ProbeView | None) -> dict[str, object]:
+    """Not Envoy's: what a service probe has found."""
+    return {} if probe is None else {"service_probe": {"ready": probe.is_ready, "fault": probe.fault}}
 
 
 def _is_open(listener: ListenerView) -> bool:

@@ -114,6 +114,8 @@ def _listener(listener: ListenerPlan, cluster: ClusterPlan, terms: Terms) -> Ite
     if listener.acceptance is not None:
         yield f"  mTLS      {listener.acceptance.mode}"
         yield f"  permits   {_permitted(listener.permissions)}"
+    if listener.probe is not None:
+        yield f"  probe     {listener.probe.target} every {listener.probe.interval_s:g} s"
     yield from _cluster(cluster, terms)
 
 
@@ -251,6 +253,7 @@ def plan_as_json(plan: Plan) -> dict[str, object]:
                 "mtls": None if listener.acceptance is None else str(listener.acceptance.mode),
                 "permissions": None if listener.permissions is None else _permitted(listener.permissions),
                 "serverNames": list(listener.server_names),
+                "serviceProbe": None if listener.probe is None else str(listener.probe.target),
             }
             for listener in plan.listeners.values()
         ],

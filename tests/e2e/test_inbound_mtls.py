@@ -183,3 +183,28 @@ def test_the_trust_of_a_zone_lies_in_its_state_directory(tmp_path: Path) -> None
         port = copy.inbound(application)
         with copy.proxy, MtlsClient(port, NEW_1.leaf("spiffe://zone-1/workload/shop"), CA_2) as client:
             assert client.ask() == b"ping"
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_service_probe_tells_and_forwards_all_the_same(tmp_path: Path, workers: int) -> None:
+    args = ["--concurrency", str(workers)]
+    zone = Zone(tmp_path / "zone-1", "zone-1", args=args)
+    application = Peer(peers.echo)
+    port = zone.inbound(application, serviceProbe={"interval": "0.1s", "timeout": "5s", "tcp": {}})
+    name = f"self_inbound_dp_{port}"
+
+    def probed() -> dict[str, object]:
+        (status,) = zone.proxy.admin("/listeners?format=json").json()["listener_statuses"]
+        return dict(status["service_probe"])
+
+    with zone.proxy:
+        with application:
+            poll.until(lambda: probed() == {"ready": True, "fault": None}, "a ready inbound")
+            assert f'koguma_inbound_ready{{listener="{name}"}} 1' in zone.proxy.admin("/stats/prometheus").text
+        poll.until(lambda: not probed()["ready"], "an inbound that is not ready")
+        assert probed()["fault"] == "Connection refused"
+        assert f'koguma_inbound_ready{{listener="{name}"}} 0' in zone.proxy.admin("/stats/prometheus").text
+        assert zone.proxy.admin("/ready").text.strip() == "LIVE"
+        assert len(zone.proxy.events("inbound_not_ready")) == 1
+        with client.connect(port):
+            pass  # the port is open as ever

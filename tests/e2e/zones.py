@@ -24,11 +24,11 @@ class Zone:
         self.proxy = Koguma(directory, args=args, env=env)
         self._inbounds: list[Document] = []
 
-    def inbound(self, application: Peer | int, protocol: str = "tcp") -> int:
-        """The port at which an application is offered to the mesh."""
+    def inbound(self, application: Peer | int, protocol: str = "tcp", **more: Any) -> int:
+        """The port at which an application is offered to the mesh; ``more`` are fields of the inbound."""
         local = application if isinstance(application, int) else int(application.endpoint["port"])
         port = free_port()
-        self._inbounds.append({"port": port, "servicePort": local, "protocol": protocol})
+        self._inbounds.append({"port": port, "servicePort": local, "protocol": protocol, **more})
         document = yamlkit.dataplane(inbounds=self._inbounds)
         document["labels"] = {"kuma.io/workload": "app"}
         self.proxy.dataplane_file.write_text(yamlkit.render(document))
