@@ -36,6 +36,7 @@ GOALS: tuple[Goal, ...] = (
     Goal(r"(HTTP/1\.1|HTTP/2|gRPC): .*", "rate", MORE, None, 0.8, "haproxy"),
     Goal(r"TCP: TCP small|TCP: TCP bulk.*", "rate", MORE, 1.0, 1.2, "envoy"),
     Goal(r"TCP: TCP small, TLS", "rate", MORE, 0.7, 1.2, "envoy"),
+    Goal(r"Inbound mTLS: .*", "rate", MORE, 1.0, 1.2, "envoy"),
     Goal(r"New connections: TCP", "rate", MORE, 0.7, 1.0, "envoy"),
     Goal(r"New connections: .*TLS.*", "rate", MORE, 0.7, 1.0, "haproxy"),
     Goal(r"Latency: .* at 0\.5 .*", "p99", LESS, 1.5, 1.0, "envoy"),

@@ -239,7 +239,7 @@ def _service_of(world: World, name: str, kind: str) -> Service:
 
 
 def _refuse_if_unable(world: World, name: str, service: Service) -> None:
-    if reason := world.peers[name].cannot(service):
+    if reason := world.peers[name].why_not(service):
         raise CannotDoError(reason)
 
 
@@ -284,6 +284,21 @@ def _pair(name: str, family: str, metrics: tuple[Metric, ...], service: str, run
     ]
 
 
+def _mtls_rows() -> list[Row]:
+    kinds: tuple[tuple[str, tuple[Metric, ...], str, Callable[[int, World], Load]], ...] = (
+        ("TCP small", REQUESTS, "tcp", wrk("/small")),
+        ("TCP bulk", BULK, "tcp", sink),
+        ("HTTP/1.1 small", REQUESTS, "http", wrk("/small")),
+        ("HTTP/1.1 bulk", BULK, "http", sink),
+        ("HTTP/2 small", REQUESTS, "http2", h2load("/small")),
+        ("HTTP/2 1 MiB", BULK, "http2", h2load_bytes("/1m", 1 << 20)),
+    )
+    return [
+        Row(f"{name}, mTLS", "Inbound mTLS", metrics, closed_loop(f"{service}-mtls", run), name == "TCP small")
+        for name, metrics, service, run in kinds
+    ]
+
+
 def _latency_rows() -> list[Row]:
     rows = []
     for service, suffix in (("http", ""), ("http-tls", ", TLS")):
@@ -310,6 +325,7 @@ ROWS: tuple[Row, ...] = (
     Row("TCP, full TLS handshake", "New connections", CONNECTS, closed_loop("tcp-tls-full", wrk("/small", close=True)),
         True),
     Row("TCP, resumed TLS session", "New connections", CONNECTS, closed_loop("tcp-tls", wrk("/small", close=True))),
+    *_mtls_rows(),
     *_latency_rows(),
     Row("An idle connection, TCP", "Memory", PER_CONNECTION, idle_connections("tcp")),
     Row("An idle connection, TCP, TLS", "Memory", PER_CONNECTION, idle_connections("tcp-tls"), True),

@@ -10,7 +10,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench import load, origin
+from bench import load, mesh, origin
 from bench.machine import Cores
 from bench.peers import Peer, Service, Speaks
 from bench.process import accepts, free_port, running
@@ -53,6 +53,7 @@ class World:
         self._running: dict[tuple[str, int], Subject] = {}
         self._peaks: dict[str, float] = {}
         self._warm: set[tuple[str, int]] = set()
+        self.mesh = mesh.make(folder)
         self.origin = stack.enter_context(origin.start(folder, cores.load))
 
     def services(self) -> list[Service]:
@@ -71,7 +72,11 @@ class World:
             ("grpcio", Speaks.GRPC, False, at.grpc),
             ("grpcio-tls", Speaks.GRPC, True, at.grpc_tls),
         )
-        return [Service(name, speaks, tls, "127.0.0.1", free_port(), port) for name, speaks, tls, port in kinds]
+        ours = [Service(name, speaks, tls, "127.0.0.1", free_port(), port) for name, speaks, tls, port in kinds]
+        inbounds = (("tcp-mtls", Speaks.TCP, at.plain), ("http-mtls", Speaks.HTTP1, at.plain),
+                    ("http2-mtls", Speaks.HTTP2, at.h2))  # fmt: skip
+        ours += (Service(name, speaks, False, "127.0.0.1", free_port(), port, True) for name, speaks, port in inbounds)
+        return ours
 
     def subject(self, name: str, workers: int = 1) -> Subject:
         """The proxy of that name (or :data:`DIRECT`), started on first use, with every kind of service."""
@@ -79,13 +84,17 @@ class World:
         if key not in self._running:
             services = self.services()
             if name == DIRECT:
-                ports = {service.name: service.origin_port for service in services if not service.tls}
+                ports = {service.name: service.origin_port for service in services if not (service.tls or service.mtls)}
                 self._running[key] = Subject(name, ports, {}, None)
             else:
                 cores = self.cores.proxy if workers == 1 else self.cores.two_workers
                 peer = self._stack.enter_context(self.instance(name, services, cores=cores, workers=workers))
-                why_not = {service.name: reason for service in services if (reason := peer.cannot(service))}
+                why_not = {service.name: reason for service in services if (reason := peer.why_not(service))}
                 ports = {service.name: service.port for service in peer.services.values()}
+                inbounds = [service for service in peer.services.values() if service.mtls]
+                if inbounds:
+                    callers = mesh.calling(self.mesh, inbounds, peer.folder, self.cores.load)
+                    ports |= self._stack.enter_context(callers)
                 self._running[key] = Subject(name, ports, why_not, peer.pid)
         return self._running[key]
 
@@ -104,7 +113,7 @@ class World:
         self._instances += 1
         folder = self._folder / f"{self._instances}-{name}"
         folder.mkdir()
-        peer = self.peers[name](folder, services, self.origin.ca_file, workers, free_port())
+        peer = self.peers[name](folder, services, self.origin.ca_file, self.mesh, workers, free_port())
         command = peer.configure()
         if workers == 1:
             words = [Path(command[0]).name, *command[1:]]

@@ -29,6 +29,7 @@ MANY = 1000
 
 class HAProxy(Peer):
     name = "haproxy"
+    demands_mtls = True
     debian = "haproxy"
 
     @classmethod
@@ -53,11 +54,13 @@ class HAProxy(Peer):
     def _listen(self, service: Service) -> str:
         lines = [f"listen {service.name}"]
         bind = f"    bind {service.address}:{service.port}"
+        if service.mtls:
+            bind += f" ssl crt {self.mesh.proxy_file} ca-file {self.mesh.ca_file} verify required ssl-min-ver TLSv1.3"
         server = f"    server origin 127.0.0.1:{service.origin_port}"
         if service.speaks is not Speaks.TCP:
             lines += ["    mode http", "    option http-keep-alive", "    http-reuse always"]
         if service.is_http2:
-            bind += " proto h2"
+            bind += " alpn h2" if service.mtls else " proto h2"
             server += "" if service.tls else " proto h2"
         if service.tls:
             server += f" ssl verify required ca-file {self.ca_file} sni str(localhost) verifyhost localhost"

@@ -10,7 +10,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
+
+if TYPE_CHECKING:
+    from bench.mesh import Mesh
 
 
 class Speaks(StrEnum):
@@ -24,7 +27,9 @@ class Speaks(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Service:
-    """One listener, and where it leads: plaintext in, and plaintext or verified TLS 1.3 out, to ``localhost``."""
+    """One listener, and where it leads: plaintext in, and plaintext or verified TLS 1.3 out, to ``localhost``; or, with
+    ``mtls``, TLS 1.3 in, from whoever presents a certificate of the mesh, and plaintext out.
+    """
 
     name: str
     speaks: Speaks
@@ -32,6 +37,7 @@ class Service:
     address: str
     port: int
     origin_port: int
+    mtls: bool = False
 
     @property
     def is_http2(self) -> bool:
@@ -60,10 +66,16 @@ class Peer(ABC):
     debian: ClassVar[str] = ""
     """The Debian package, where it is one."""
 
-    def __init__(self, folder: Path, services: list[Service], ca_file: Path, workers: int, admin_port: int) -> None:
+    demands_mtls: ClassVar[bool] = False
+    """Whether it is configured here to accept mTLS."""
+
+    def __init__(
+        self, folder: Path, services: list[Service], ca_file: Path, mesh: Mesh, workers: int, admin_port: int
+    ) -> None:
         self.folder = folder
-        self.services = {service.name: service for service in services if not self.cannot(service)}
+        self.services = {service.name: service for service in services if not self.why_not(service)}
         self.ca_file = ca_file
+        self.mesh = mesh
         self.workers = workers
         self.admin_port = admin_port
 
@@ -73,8 +85,15 @@ class Peer(ABC):
         """``None`` where it is not installed."""
 
     @classmethod
-    def cannot(cls, service: Service) -> str:
+    def why_not(cls, service: Service) -> str:
         """Why it does not do this job; empty if it does."""
+        if service.mtls and not cls.demands_mtls:
+            return "is not compared as one that accepts mTLS"
+        return cls.cannot(service)
+
+    @classmethod
+    def cannot(cls, service: Service) -> str:
+        """As :meth:`why_not`, of jobs without mTLS."""
         return ""
 
     @abstractmethod

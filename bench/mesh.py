@@ -1,0 +1,69 @@
+"""mTLS in front of a proxy: a trust domain with a CA, who the proxy and its callers are, and the callers themselves.
+
+wrk and h2load present no certificate, so a HAProxy on the load's core does it for them, at layer 4: each of their
+connections comes out as one with mTLS. Its cost is the load's; the proxy's CPU is its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Set
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+from bench.origin import find
+from bench.peers.peer import Service
+from bench.process import accepts, free_port, running
+from tls.identity import generate_authority, issue
+from tls.spiffe import SpiffeId
+
+TRUST_DOMAIN = "bench"
+LIFE = timedelta(days=1)
+
+CALLER = """\
+global
+    nbthread 1
+    maxconn 8192
+defaults
+    mode tcp
+    timeout connect 5s
+    timeout client 1h
+    timeout server 1h
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Mesh:
+    """PEM files; the certificates lie in one file with their keys."""
+
+    ca_file: Path
+    proxy_file: Path
+    caller_file: Path
+
+
+def make(folder: Path) -> Mesh:
+    now = datetime.now(UTC)
+    authority = generate_authority(TRUST_DOMAIN, now)
+    mesh = Mesh(folder / "mesh-ca.pem", folder / "proxy.pem", folder / "caller.pem")
+    mesh.ca_file.write_text(authority.bundle_pem)
+    for file, path in ((mesh.proxy_file, "/proxy"), (mesh.caller_file, "/caller")):
+        pair = issue(authority, SpiffeId(TRUST_DOMAIN, path), LIFE, now).pair
+        file.write_bytes(pair.chain_pem + pair.key_pem)
+    return mesh
+
+
+@contextmanager
+def calling(mesh: Mesh, services: Iterable[Service], folder: Path, cores: Set[int]) -> Iterator[dict[str, int]]:
+    """The port that leads to each of these services, by name."""
+    ports = {service.name: free_port() for service in services}
+    sections = [CALLER]
+    for service in services:
+        server = f"server proxy 127.0.0.1:{service.port} ssl verify required ca-file {mesh.ca_file}"
+        server += f" crt {mesh.caller_file} ssl-min-ver TLSv1.3" + (" alpn h2" if service.is_http2 else "")
+        sections.append(f"listen {service.name}\n    bind 127.0.0.1:{ports[service.name]}\n    {server}\n")
+    config = folder / "caller.cfg"
+    config.write_text("\n".join(sections))
+    command = [find("haproxy"), "-f", str(config), "-db"]
+    with running(command, cores, lambda: all(map(accepts, ports.values())), folder / "caller.log"):
+        yield ports
