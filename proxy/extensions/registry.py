@@ -11,6 +11,7 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
 from importlib.metadata import entry_points
+from itertools import islice
 from threading import Lock, Thread
 from typing import Any
 
@@ -126,7 +127,7 @@ class _Type:
     def _ask(self, config: Any) -> tuple[str, ...]:
         if self.extension is None:
             self.extension = self._factory()
-        return tuple(str(fault) for fault in self.extension.validate(config))[:MAX_FAULTS_SHOWN]
+        return tuple(str(fault) for fault in islice(self.extension.validate(config), MAX_FAULTS_SHOWN))
 
 
 def _guarded(ask: Callable[[], tuple[str, ...]]) -> tuple[str, ...]:

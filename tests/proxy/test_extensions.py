@@ -9,6 +9,7 @@ import json
 import sys
 import threading
 import time
+import urllib.request
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,18 +23,20 @@ from config.plan import ClusterPlan
 from config.planner import Health, Planner, Settings
 from config.resources.meshexternalservice import Extension as Reference
 from proxy.extensions import host as extension_host
+from proxy.extensions import http as extension_http
 from proxy.extensions import registry as extension_registry
+from proxy.extensions import srv as extension_srv
 from proxy.extensions.api import Context
-from proxy.extensions.host import ExtensionHost
+from proxy.extensions.host import MAX_ENDPOINTS, MAX_SUPPLY_BYTES, ExtensionHost
 from proxy.extensions.http import HttpDiscovery, parse_answer
-from proxy.extensions.registry import Registry
+from proxy.extensions.registry import MAX_FAULTS_SHOWN, Registry
 from proxy.extensions.srv import SrvDiscovery
 from proxy.reading import wall_clock
 from tests.kit import poll, yamlkit
 from tests.kit.ca import Authority
 from tests.kit.dns import DnsServer
 from tests.kit.koguma import SOURCE_ROOT
-from tests.kit.origins import Origin, always, by_connection, ok
+from tests.kit.origins import Conversation, Origin, always, by_connection, ok
 from tests.proxy.rig import LoopThread
 
 A: Key = ("MeshExternalService", "default", "a", "")
@@ -176,6 +179,39 @@ def test_a_judgement_that_hangs_is_bounded(monkeypatch: pytest.MonkeyPatch) -> N
     assert registry.check("other", {}) == ()
 
 
+def test_of_faults_without_end_the_first_are_taken() -> None:
+    """Not one more: it is somebody else's code that makes them, and nothing stops the thread that would gather them."""
+    taken: list[int] = []
+
+    class Picky(Scripted):
+        def validate(self, config: Any) -> Iterable[str]:
+            for number in range(MAX_FAULTS_SHOWN * 10):
+                taken.append(number)
+                yield f"fault {number}"
+
+    faults = Registry({"test": Picky}).check("test", {})
+    assert faults == tuple(f"fault {number}" for number in range(MAX_FAULTS_SHOWN))
+    assert len(taken) == MAX_FAULTS_SHOWN
+
+
+def test_judgements_are_remembered_up_to_a_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(extension_registry, "MAX_JUDGED", 3)
+    judged: list[Any] = []
+
+    class Counting(Scripted):
+        def validate(self, config: Any) -> Iterable[str]:
+            judged.append(config)
+            return ()
+
+    registry = Registry({"test": Counting})
+    for number in (0, 1, 2, 0, 1, 2):
+        assert registry.check("test", {"n": number}) == ()
+    assert len(judged) == 3, "each once"
+    for number in (3, 0):
+        assert registry.check("test", {"n": number}) == ()
+    assert [config["n"] for config in judged] == [0, 1, 2, 3, 0], "the fourth made room"
+
+
 # Watching
 
 
@@ -236,6 +272,12 @@ def test_one_that_fails_is_started_again_and_blamed(hosted: Hosted, do: str) -> 
     assert hosted.host.version == 2, "the same fault again is no news"
 
 
+def test_the_wait_between_starts_is_doubled_up_to_a_limit(hosted: Hosted, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(extension_host, "MAX_RESTART_S", 0.02)
+    hosted.apply({A: reference(do="raise")})
+    poll.until(lambda: hosted.script.started.count("a") >= 15, "fifteen starts: if doubled each time, after minutes")
+
+
 def test_what_was_supplied_last_stays_after_a_failure(hosted: Hosted) -> None:
     class Failing(Scripted):
         async def watch(self, context: Context) -> None:
@@ -264,8 +306,8 @@ def test_one_that_blocks_keeps_only_its_own_type_waiting(one_loop: LoopThread) -
     [
         ([{"address": object()}], None, "not JSON"),
         ([7], None, "not JSON"),
-        ([ONE] * 1025, None, "1025 endpoints: there may be 1024"),
-        ([{"address": "x" * 1_100_000}], None, "more than 1048576 bytes"),
+        ([ONE] * (MAX_ENDPOINTS + 1), None, f"{MAX_ENDPOINTS + 1} endpoints: there may be {MAX_ENDPOINTS}"),
+        ([{"address": "x" * MAX_SUPPLY_BYTES}], None, f"more than {MAX_SUPPLY_BYTES} bytes"),
     ],
 )
 def test_what_cannot_be_supplied(hosted: Hosted, endpoints: Any, tls: Any, message: str) -> None:
@@ -478,6 +520,23 @@ def test_endpoints_over_http(one_loop: LoopThread, monkeypatch: pytest.MonkeyPat
         poll.until(lambda: hosted.host.supplied(A) == wanted, "the third answer")
 
 
+def test_an_answer_over_http_is_read_up_to_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(extension_http, "MAX_ANSWER_BYTES", 1000)
+    monkeypatch.setattr(extension_http, "TIMEOUT_S", 1.0)
+
+    def endless(one: Conversation) -> None:
+        one.request()
+        one.send(b"HTTP/1.1 200 OK\r\ncontent-length: 1000000000000\r\n\r\n" + bytes(1001))
+        one.read_to_end()
+
+    with Origin(by_connection(always(ok(bytes(1000))), always(ok(bytes(1001))), endless)) as origin:
+        request = urllib.request.Request(f"http://127.0.0.1:{origin.endpoint['port']}/")
+        assert extension_http._get(request) == bytes(1000)
+        for _ in ("one byte more", "without end: what comes behind that byte is not waited for"):
+            with pytest.raises(ValueError, match="the answer is larger than 1000 bytes"):
+                extension_http._get(request)
+
+
 def test_a_redirect_does_not_lead_to_a_file(one_loop: LoopThread) -> None:
     leads_away = ok(b"", "Location: file:///etc/hostname", status="302 Found")
     with Origin(always(leads_away)) as origin, hosting(one_loop) as hosted:
@@ -506,6 +565,37 @@ def test_endpoints_from_dns(one_loop: LoopThread, monkeypatch: pytest.MonkeyPatc
         dns.services["_db._tcp.example.test"] = ["0 0 5433 c.example.test."]
         supply = Supply(({"address": "c.example.test", "port": 5433, "priority": 0},), {"enabled": True})
         poll.until(lambda: hosted.host.supplied(A) == Supplied(supply), "the new offer")
+
+
+def test_priorities_from_dns_become_levels_up_to_a_limit(one_loop: LoopThread, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(extension_srv, "MAX_LEVELS", 2)
+    with DnsServer({}) as dns, hosting(one_loop) as hosted:
+        host, _, port = dns.address.rpartition(":")
+        hosted.host._nameservers = lambda: [(host, int(port))]
+        dns.services["_db._tcp.example.test"] = [f"{level * 10} 0 5432 h{level}.example.test." for level in range(5)]
+        hosted.apply({A: reference("srv", name="_db._tcp.example.test")})
+        supply = hosted.wait_for(A).supply
+        assert supply is not None
+        assert [one["priority"] for one in supply.endpoints] == [0, 1, 2, 2, 2]
+
+
+@pytest.mark.parametrize(("ttl_s", "limit_s"), [(0.0, extension_srv.MIN_TTL_S), (1e9, extension_srv.MAX_TTL_S)])
+def test_dns_is_asked_again_within_limits(monkeypatch: pytest.MonkeyPatch, ttl_s: float, limit_s: float) -> None:
+    waited: list[float] = []
+
+    async def answered(*_: Any, **__: Any) -> tuple[list[dict[str, Any]], float]:
+        return [ONE], ttl_s
+
+    async def sleep(seconds: float) -> None:
+        waited.append(seconds)
+        raise asyncio.CancelledError
+
+    monkeypatch.setattr(extension_srv, "ask_in_turn", answered)
+    monkeypatch.setattr(extension_srv.asyncio, "sleep", sleep)
+    context = Context("default", "a", {"name": "_db._tcp.example.test"}, lambda *_: None, list)
+    with pytest.raises(asyncio.CancelledError):
+        asyncio.run(SrvDiscovery().watch(context))
+    assert waited == [pytest.approx(limit_s, rel=extension_srv.JITTER)]
 
 
 @pytest.mark.parametrize("failing", [True, False])
