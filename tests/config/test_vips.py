@@ -5,8 +5,10 @@ may still have in a cache.
 from __future__ import annotations
 
 import json
+import os
 import random
 from ipaddress import IPv4Address, ip_address, ip_network
+from itertools import islice
 from pathlib import Path
 
 import pytest
@@ -102,6 +104,23 @@ def test_every_address_of_a_cidr_is_used(cidr: str, count: int) -> None:
     assigned = Ledger(parse_pools(cidr)).assign(claims(*names(count + 3)), 0.0)
     assert len(set(all_of(assigned).values())) == count
     assert len(assigned.faults) == 3
+
+
+def test_an_owner_has_so_many_draws_and_then_the_addresses_in_order() -> None:
+    (pool,) = WIDE
+    network = ip_network("242.0.0.0/8")
+    candidates = list(islice(vips._Pool(network).candidates(owner("a")), vips.MAX_DRAWS + 3))
+    assert pool == network
+    assert len(set(candidates[: vips.MAX_DRAWS])) == vips.MAX_DRAWS, "of so many addresses another each time"
+    assert [str(one) for one in candidates[vips.MAX_DRAWS :]] == ["242.0.0.1", "242.0.0.2", "242.0.0.3"]
+
+
+def test_no_more_addresses_are_looked_at_than_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of IPv6 there would be no end."""
+    assert vips.MAX_SCANNED >= ip_network("242.0.0.0/8").num_addresses, "all of Kuma's CIDR"
+    monkeypatch.setattr(vips, "MAX_SCANNED", 100)
+    candidates = vips._Pool(ip_network("fd00:242::/64")).candidates(owner("a"))
+    assert len(list(islice(candidates, 1000))) == vips.MAX_DRAWS + 100
 
 
 def test_both_families() -> None:
@@ -290,6 +309,21 @@ def test_a_damaged_file_is_said_and_kept(tmp_path: Path, content: bytes) -> None
         vipstate.load(tmp_path)
     assert vipstate.set_aside(tmp_path).read_bytes() == content
     assert vipstate.load(tmp_path) == []
+
+
+def test_no_more_of_a_file_is_read_than_the_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / vipstate.FILE_NAME
+    vipstate.save(tmp_path, [Lease(owner("a"), ip_address("127.9.0.3"))])
+    size = path.stat().st_size
+    monkeypatch.setattr(vipstate, "MAX_STATE_BYTES", size)
+    assert len(vipstate.load(tmp_path)) == 1
+    with path.open("a") as file:
+        file.write(" ")
+    with pytest.raises(vipstate.DamagedError, match=f"is larger than {size} bytes"):
+        vipstate.load(tmp_path)
+    os.truncate(path, 1 << 40)  # a hole: whoever reads it whole has no memory for it
+    with pytest.raises(vipstate.DamagedError, match=f"is larger than {size} bytes"):
+        vipstate.load(tmp_path)
 
 
 def test_a_file_of_a_later_version_is_not_touched(tmp_path: Path) -> None:

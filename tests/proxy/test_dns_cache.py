@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dns.rdatatype import RdataType
 
-from proxy.dns.cache import MAX_BODY_BYTES, MAX_TTL_S, Cache
+from proxy.dns.cache import MAX_BODY_BYTES, MAX_ENTRIES, MAX_TTL_S, Cache
 from proxy.dns.message import FAILED, Packed, pack_records
 
 ANSWER = pack_records(RdataType.A, [bytes(4)], 100)
@@ -47,6 +47,13 @@ def test_the_oldest_makes_room() -> None:
         cache.put(key, WITH_TTL, 100, float(now))
     assert [key for key in "abc" if cache.get(key, 4.0) is not None] == ["a", "c"], "a was kept anew after b"
     assert len(cache) == 2
+
+
+def test_no_more_are_kept_than_the_limit() -> None:
+    cache = Cache()
+    for number in range(MAX_ENTRIES + 1):
+        cache.put(number, WITH_TTL, 100, 0.0)
+    assert len(cache) == MAX_ENTRIES
 
 
 def test_a_failure_has_no_ttl_to_run_down() -> None:

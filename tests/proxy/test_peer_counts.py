@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from proxy.peer_counts import OTHERS, REQUESTS, SENT, PeerCounts
+from proxy.peer_counts import MAX_PEERS, OTHERS, REQUESTS, SENT, PeerCounts
 
 
 def test_each_identity_has_its_own() -> None:
@@ -22,3 +22,12 @@ def test_beyond_the_limit_all_count_as_one() -> None:
         peers.count(f"spiffe://a/{number}", REQUESTS)
     peers.count("spiffe://a/0", REQUESTS)
     assert counts == {("spiffe://a/0", REQUESTS): 2, ("spiffe://a/1", REQUESTS): 1, (OTHERS, REQUESTS): 3}
+
+
+def test_strangers_without_end() -> None:
+    counts: dict[tuple[str, str], int] = {}
+    peers = PeerCounts(counts)
+    for number in range(MAX_PEERS + 10):
+        peers.count(f"spiffe://a/{number}", REQUESTS)
+    assert len(counts) == MAX_PEERS + 1
+    assert counts[OTHERS, REQUESTS] == 10

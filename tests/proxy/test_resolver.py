@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import os
 import socket
 from collections.abc import Callable, Coroutine
 from ipaddress import ip_address
@@ -22,7 +23,9 @@ import uvloop
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from proxy import lookup
 from proxy.dnsquery import MAX_ADDRESSES, Records, _read_reply, _records
+from proxy.lookup import MAX_FILE_BYTES, MAX_NAMESERVERS, MAX_NDOTS, MAX_SEARCH_DOMAINS
 from proxy.resolver import Answer, HostsFile, Kind, Nameserver, ResolutionError, Resolver
 
 T = TypeVar("T")
@@ -447,6 +450,18 @@ def test_search_domains(run: Run[Any], files: Files, conf: str, name: str, addre
     assert texts(answer_of(run, serving(ZONE), files, name)) == [address]
 
 
+def test_a_resolv_conf_without_end(files: Files) -> None:
+    """Each server and each domain is one more question for each name: of too many, the first count."""
+    many = range(1000)
+    conf = lookup._parse_resolv_conf(
+        "\n".join(f"nameserver 127.0.{n // 250}.{n % 250 + 1}" for n in many)
+        + f"\nsearch {' '.join(f'd{n}.test' for n in many)}\noptions ndots:{10**9}\n"
+    )
+    assert conf.nameservers == tuple((f"127.0.0.{n + 1}", 53) for n in range(MAX_NAMESERVERS))
+    assert [domain.to_text() for domain in conf.search] == [f"d{n}.test." for n in range(MAX_SEARCH_DOMAINS)]
+    assert conf.ndots == MAX_NDOTS
+
+
 def test_a_name_with_enough_dots_never_gets_a_suffix(run: Run[Any], files: Files) -> None:
     files.resolv_conf.write_text("search corp.test\n")
     outcome, asked = run(resolve_with(serving(ZONE), files, "www.partner"))
@@ -531,12 +546,16 @@ def test_a_hosts_file_that_is_too_large_keeps_what_was_read(files: Files, caplog
     files.hosts.write_text("192.0.2.1 a\n")
     hosts = HostsFile(files.hosts, files.clock)
     assert hosts.lookup("a") == (ip_address("192.0.2.1"),)
-    files.hosts.write_text("192.0.2.2 a\n" + "#" * (1024 * 1024))
-    for _ in range(3):
+    files.hosts.write_text("192.0.2.2 a\n".ljust(MAX_FILE_BYTES + 1, "#"))
+    for size in (MAX_FILE_BYTES + 1, 1 << 40, 1 << 40):
+        os.truncate(files.hosts, size)  # a hole: whoever reads it whole has no memory for it
         files.clock.now += 1.0
         assert hosts.lookup("a") == (ip_address("192.0.2.1"),)
     assert len(caplog.records) == 1
     assert "larger than" in caplog.text
+    files.hosts.write_text("192.0.2.2 a\n".ljust(MAX_FILE_BYTES, "#"))
+    files.clock.now += 1.0
+    assert hosts.lookup("a") == (ip_address("192.0.2.2"),)
 
 
 def test_a_hosts_file_that_cannot_be_read_is_said_once(files: Files, caplog: pytest.LogCaptureFixture) -> None:

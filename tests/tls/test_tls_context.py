@@ -13,7 +13,7 @@ import pytest
 from tests.kit.ca import Authority
 from tests.tls.duet import HOST, V10, V12, V13, originate, server_context, shake
 from tls import context as module
-from tls.context import quiet_context
+from tls.context import MAX_OBSERVING, MAX_QUIET, quiet_context
 from tls.material import MaterialError
 from tls.policy import ClientCertificate, MatchType, Mode, Origination, SanMatcher, TrustAnchors
 
@@ -40,6 +40,12 @@ def test_the_chain_is_checked_where_the_mode_says_so(mode: Mode) -> None:
     context = quiet_context(originate(ROOT.pem, mode=mode))
     assert (context.verify_mode is ssl.CERT_REQUIRED) == mode.checks_chain
     assert len(context.get_ca_certs()) == int(mode.checks_chain)
+
+
+def test_no_more_contexts_are_kept_than_the_limits() -> None:
+    """Settings change with each rotation, and a context may have 0.8 MB."""
+    assert module._quiet.cache_parameters()["maxsize"] == MAX_QUIET
+    assert module._observing.cache_parameters()["maxsize"] == MAX_OBSERVING
 
 
 def test_renegotiation_is_allowed_only_when_asked_for() -> None:

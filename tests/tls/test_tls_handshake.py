@@ -22,7 +22,8 @@ from tests.tls.duet import (
     server_context,
     shake,
 )
-from tls.handshake import ClientHandshake, Refused, sni_of
+from tls import handshake
+from tls.handshake import MAX_SERVER_JUDGES, ClientHandshake, Refused, sni_of
 from tls.policy import MatchType, Mode, Origination, SanMatcher
 from tls.sessions import SessionCache
 from tls.verdict import Cause
@@ -410,6 +411,10 @@ def test_a_peer_without_a_certificate_is_refused(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(ssl.SSLObject, "getpeercert", lambda self, binary_form=False: None)
     verdict = shake(originate(None, mode=Mode.SKIP_ALL), server_context(GOOD)).refused
     assert verdict.cause is Cause.NO_CERTIFICATE
+
+
+def test_no_more_judges_of_servers_are_kept_than_the_limit() -> None:
+    assert handshake._judge.cache_parameters()["maxsize"] == MAX_SERVER_JUDGES
 
 
 def test_secrets_stay_out_of_reprs() -> None:

@@ -12,7 +12,7 @@ from tests.kit.ca import Authority, Window
 from tests.tls.duet import HOST, V12, V13, Duet, client_certificate, now, originate, read_all, server_context, shake
 from tls.context import quiet_context
 from tls.policy import MatchType, Mode, Origination, SanMatcher, TrustAnchors
-from tls.sessions import MIN_FETCH_INTERVAL_S, SessionCache, session_key
+from tls.sessions import MAX_FETCHES, MAX_KEYS, MIN_FETCH_INTERVAL_S, SessionCache, session_key
 from tls.verdict import Cause
 
 ROOT = Authority.root("Koguma Root")
@@ -162,6 +162,27 @@ def _count_fetches(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
     monkeypatch.setattr(ssl.SSLObject, "session", property(fetch, real.fset))  # type: ignore[attr-defined]
     return fetched
+
+
+def test_no_more_keys_are_known_than_the_limit() -> None:
+    context, at = quiet_context(BASE), now()
+    sessions = SessionCache(max_fetches=MAX_KEYS + 2)
+    for number in range(MAX_KEYS):
+        sessions.fetched(str(number), None, context, at, at)
+    assert not sessions.wants("0", at), "asked a moment ago"
+    sessions.fetched("one more", None, context, at, at)
+    assert sessions.wants("0", at), "the oldest made room"
+    assert not sessions.wants("1", at)
+
+
+def test_sessions_are_fetched_no_more_often_than_the_limit() -> None:
+    context, at = quiet_context(BASE), now()
+    sessions = SessionCache()
+    for number in range(MAX_FETCHES):
+        assert sessions.wants("new", at)
+        sessions.fetched(str(number), None, context, at, at)
+    assert not sessions.wants("new", at)
+    assert not sessions.wants("0", at + FAR)
 
 
 def test_remembering_twice_keeps_one() -> None:

@@ -6,6 +6,7 @@ vouches for it, in full and in resumed handshakes, whatever the other bundles ho
 
 from __future__ import annotations
 
+import hashlib
 import ssl
 from datetime import UTC, datetime, timedelta
 
@@ -17,11 +18,13 @@ from cryptography.x509.oid import ExtendedKeyUsageOID
 from tests.kit.ca import CLIENT, EXPIRED, NOT_YET, SERVER, Authority, Identity, Window, self_signed
 from tests.tls.duet import V12, V13, now
 from tests.tls.inbound import INBOUND, MESH_CA, accepting, bundle, client_context, visit
+from tls import server_context as contexts
 from tls.bundles import TrustBundle, TrustBundles
 from tls.cause import Cause
 from tls.names import load_certificate
+from tls.server_context import MAX_JUDGES, MAX_SERVER_CONTEXTS
 from tls.server_handshake import ALERT_CERTIFICATE_UNKNOWN, ServerHandshake
-from tls.svid import SvidJudge, read_svid, recheck, verify_against
+from tls.svid import MAX_PATH_DEPTH, MAX_REMEMBERED, SvidJudge, read_svid, recheck, verify_against
 from tls.verdict import Refused
 
 A, B = Authority.root("CA of A"), Authority.root("CA of B")
@@ -333,6 +336,24 @@ def test_a_forgotten_peer_is_judged_by_its_leaf_alone() -> None:
     assert SvidJudge(bundles).judge_resumed(direct.der, now()).leaf_sha256 == direct.sha256
 
 
+def test_no_more_peers_are_remembered_than_the_limit() -> None:
+    judge = SvidJudge(TrustBundles.of([bundle("domain-a", A)]))
+    peer = judge.judge_resumed(LEAF.der, now())
+    first = hashlib.sha256(LEAF.der).digest()
+    for number in range(MAX_REMEMBERED - 1):
+        judge._remember(number.to_bytes(32, "big"), peer)
+    assert judge._recall(first, now()) is peer, "which makes it the last that is forgotten"
+    judge._remember(b"one more", peer)
+    assert judge._recall((0).to_bytes(32, "big"), now()) is None
+    assert judge._recall(first, now()) is peer
+
+
+def test_no_more_contexts_and_judges_are_kept_than_the_limits() -> None:
+    """A judge may have 8 MB of peers, and there is a new one for each state of the bundles."""
+    assert contexts._server_context.cache_parameters()["maxsize"] == MAX_SERVER_CONTEXTS
+    assert contexts._judge.cache_parameters()["maxsize"] == MAX_JUDGES
+
+
 A_DER = Identity(A.certificate, A.key, ()).der
 ISSUING_A_DER = Identity(ISSUING_A.certificate, ISSUING_A.key, ()).der
 
@@ -363,6 +384,18 @@ def test_what_the_second_verifier_refuses(intermediate: Authority) -> None:
     identity = intermediate.leaf(SVID)
     ders = [one.public_bytes(serialization.Encoding.DER) for one in identity.intermediates]
     assert verify_against(bundle("domain-a", A), identity.certificate, ders, now()) is None
+
+
+@pytest.mark.parametrize("depth", [MAX_PATH_DEPTH, MAX_PATH_DEPTH + 1])
+def test_the_second_verifier_follows_so_many_intermediates(depth: int) -> None:
+    issuing = A
+    for number in range(depth):
+        issuing = issuing.intermediate(f"Issuing {number}")
+    identity = issuing.leaf(SVID)
+    ders = [one.public_bytes(serialization.Encoding.DER) for one in identity.intermediates]
+    assert len(ders) == depth
+    path = verify_against(bundle("domain-a", A), identity.certificate, ders, now())
+    assert (path is not None) == (depth == MAX_PATH_DEPTH)
 
 
 def test_time_is_that_of_the_caller() -> None:
