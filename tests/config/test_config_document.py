@@ -11,7 +11,19 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from config import document
-from config.document import MAX_BYTES, Parsed, Path, format_path, line_at, parse, parse_path
+from config.document import (
+    MAX_BYTES,
+    MAX_DEPTH,
+    MAX_FAULTS,
+    MAX_NODES,
+    MAX_NUMBER_CHARS,
+    Parsed,
+    Path,
+    format_path,
+    line_at,
+    parse,
+    parse_path,
+)
 
 
 @pytest.fixture(params=["c", "python"], autouse=True)
@@ -104,14 +116,14 @@ def test_an_alias_repeats_its_anchor_with_its_lines() -> None:
         ("a: &x [b, *x]", (1, "alias *x contains itself")),
         ("a: *x", (1, "alias *x has no anchor")),
         ("a: &x 1\n---\nb: *x", (3, "alias *x has no anchor")),
-        ("a: " + "1" * 65, (1, "a number must not have more than 64 characters")),
+        ("a: " + "1" * (MAX_NUMBER_CHARS + 1), (1, f"a number must not have more than {MAX_NUMBER_CHARS} characters")),
         ("a: b\nc: \0", (2, "control character U+0000 is not allowed")),
         ("a: b\nc: \x7f", (2, "control character U+007F is not allowed")),
         (b"a: b\nc: \xff", (2, "not valid UTF-8")),
         (b"\xff\xfea\0", (1, "not valid UTF-8")),
         (b"a" * (MAX_BYTES + 1), (1, f"the file is larger than {MAX_BYTES} bytes")),
-        ("a:\n  " + "[" * 101, (2, "nested deeper than 100 levels")),
-        ("- " * 101, (1, "nested deeper than 100 levels")),
+        ("a:\n  " + "[" * (MAX_DEPTH + 1), (2, f"nested deeper than {MAX_DEPTH} levels")),
+        ("- " * (MAX_DEPTH + 1), (1, f"nested deeper than {MAX_DEPTH} levels")),
     ],
 )
 def test_refusals(text: str | bytes, fault: tuple[int, str]) -> None:
@@ -146,18 +158,30 @@ def test_a_fault_leaves_what_can_be_read() -> None:
 def test_aliases_cannot_grow_without_end() -> None:
     rows = ["a: &a [1, 1, 1, 1, 1, 1, 1, 1, 1]"]
     rows += [f"{n}: &{n} [{', '.join([f'*{b}'] * 9)}]" for b, n in zip("abcdef", "bcdefg", strict=True)]
-    assert faults_of("\n".join(rows)) == [(6, "the file has more than 100000 values")]
+    assert faults_of("\n".join(rows)) == [(6, f"the file has more than {MAX_NODES} values")]
 
 
 def test_aliases_cannot_nest_without_end() -> None:
-    rows = ["a0: &a0 [1]", *(f"a{n}: &a{n} [*a{n - 1}]" for n in range(1, 110))]
-    assert faults_of("\n".join(rows)) == [(100, "nested deeper than 100 levels")]
+    rows = ["a0: &a0 [1]", *(f"a{n}: &a{n} [*a{n - 1}]" for n in range(1, MAX_DEPTH + 10))]
+    assert faults_of("\n".join(rows)) == [(MAX_DEPTH, f"nested deeper than {MAX_DEPTH} levels")]
 
 
 def test_many_syntax_errors_end_the_reading() -> None:
     parsed = parse(b"---\n[\n" * 500)
-    assert len(parsed.faults) == 101
+    assert len(parsed.faults) == MAX_FAULTS + 1
     assert parsed.faults[-1].message == "too many errors: the rest is not read"
+
+
+def test_of_the_faults_of_a_document_so_many_are_reported() -> None:
+    (document,) = parse(b"- !t x\n" * (MAX_FAULTS + 50)).documents
+    assert [fault.line for fault in document.faults] == list(range(1, MAX_FAULTS + 1))
+
+
+def test_the_largest_and_the_deepest_are_taken() -> None:
+    assert value_of("1" * MAX_NUMBER_CHARS) == int("1" * MAX_NUMBER_CHARS)
+    assert faults_of("- " * (MAX_DEPTH - 1) + "x") == []
+    assert faults_of("- 1\n" * (MAX_NODES - 1)) == []
+    assert faults_of("- 1\n" * MAX_NODES) == [(MAX_NODES, f"the file has more than {MAX_NODES} values")]
 
 
 def test_json_is_yaml() -> None:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from config.template import TemplateError, Variables, parse_variables, render
+from config.template import MAX_SECTION_DEPTH, TemplateError, Variables, parse_variables, render
 
 
 @pytest.mark.parametrize(
@@ -67,13 +67,20 @@ def test_rendering(text: str, rendered: str) -> None:
         ("a\n{{/name}}", 2),
         ("{{#a}}\n{{#b}}\n{{/a}}{{/b}}", 3),
         ("\n{{=<%}}", 2),
-        ("{{#a}}" * 33, 1),
+        ("{{#a}}" * (MAX_SECTION_DEPTH + 1), 1),
     ],
 )
 def test_a_wrong_template_has_a_line(text: str, line: int) -> None:
     with pytest.raises(TemplateError, match="template syntax: ") as caught:
         render(text, {})
     assert caught.value.line == line
+
+
+def test_sections_nest_up_to_the_limit() -> None:
+    nested = "{{#a}}" * MAX_SECTION_DEPTH + "x" + "{{/a}}" * MAX_SECTION_DEPTH
+    assert render(nested, {"a": "1"}) == "x"
+    with pytest.raises(TemplateError, match=f"sections nest deeper than {MAX_SECTION_DEPTH}"):
+        render("{{#a}}" + nested + "{{/a}}", {"a": "1"})
 
 
 TAGS = st.sampled_from(["{{", "}}", "{{{", "}}}", "#", "/", "^", "=", "a", "b", " ", "\n", "<%", "%>", "&", ">", "!"])

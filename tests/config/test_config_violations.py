@@ -11,7 +11,10 @@ import pytest
 
 from config.load import load_resources
 from config.problems import Problem, Severity
+from config.resources import meshexternalservice as service
+from config.resources import meta
 from config.resources.names import DNS_1035_TEXT
+from config.resources.shape import MAX_SHOWN_CHARS
 
 PORT = "port must be a valid (1-65535)"
 PORT_RANGE = "port must be in the range [1, 65535]"
@@ -87,7 +90,8 @@ CASES = [
     # Meta
     ("type: Mesh\nname: '' #!", "name", "cannot be empty"),
     ("type: Mesh #!", "name", "cannot be empty"),
-    (f"type: Mesh\nname: {'a' * 254} #!", "name", "value length must less or equal 253"),
+    (f"type: Mesh\nname: {'a' * (meta.MAX_NAME_CHARS + 1)} #!", "name",
+     f"value length must less or equal {meta.MAX_NAME_CHARS}"),
     ("type: Mesh\nname: Upper #!", "name", RFC_1123),
     ("type: Mesh\nname: a..b #!", "name", RFC_1123),
     ("type: Mesh\nname: -a #!", "name", RFC_1123),
@@ -138,9 +142,9 @@ CASES = [
     (endpoint("{address: '', port: 1}"), "spec.endpoints[1].address", SHORT),
     (endpoint("{address: 10, port: 1}"), "spec.endpoints[1].address", typed("string", "integer")),
     (
-        endpoint("{address: a, port: 1, priority: 129}"),
+        endpoint(f"{{address: a, port: 1, priority: {service.MAX_PRIORITY + 1}}}"),
         "spec.endpoints[1].priority",
-        "in body should be less than or equal to 128",
+        f"in body should be less than or equal to {service.MAX_PRIORITY}",
     ),
     (
         endpoint("{address: a, port: 1, priority: -1}"),
@@ -197,9 +201,9 @@ CASES = [
         f"{ADDRESS} or a unix path (unix:///path or unix://@name)",
     ),
     (
-        endpoint(f"{{address: 'unix:///{'a' * 107}'}}"),
+        endpoint(f"{{address: 'unix:///{'a' * service.MAX_UNIX_PATH_BYTES}'}}"),
         "spec.endpoints[1].address",
-        "a unix path must not be longer than 107 bytes",
+        f"a unix path must not be longer than {service.MAX_UNIX_PATH_BYTES} bytes",
     ),
     (tls("version: {min: TLS1} #!"), "spec.tls.version.min", f'"min" must be one of {VERSIONS}'),
     (tls("version: {max: tls12} #!"), "spec.tls.version.max", f'"max" must be one of {VERSIONS}'),
@@ -237,9 +241,9 @@ CASES = [
         "must be defined for a unix socket endpoint, or give subjectAltNames: there is no name to verify",
     ),
     (
-        f"type: MeshExternalService\nname: {'a' * 64} #!\nspec: {{match: {{port: 1}}}}",
+        f"type: MeshExternalService\nname: {'a' * (service.MAX_NAME_CHARS + 1)} #!\nspec: {{match: {{port: 1}}}}",
         "name",
-        "must be no more than 63 characters",
+        f"must be no more than {service.MAX_NAME_CHARS} characters",
     ),
     (
         f"type: MeshExternalService\nname: 1{'a' * 63} #!\nspec: {{match: {{port: 1}}}}",
@@ -623,6 +627,14 @@ def test_a_kubernetes_dataplane_has_spec_in_its_paths(tmp_path: Path) -> None:
     )
     (problem,) = load(tmp_path, text)
     assert (problem.line, problem.mesh, problem.field) == (6, "m", "spec.networking.address")
+
+
+def test_a_message_shows_the_beginning_of_a_wrong_value(tmp_path: Path) -> None:
+    whole, long = "x" * MAX_SHOWN_CHARS, "y" * (MAX_SHOWN_CHARS + 1)
+    (problem,) = load(tmp_path, source(f"{{type: {whole}}}"))
+    assert problem.message.startswith(f"{whole} must")
+    (problem,) = load(tmp_path, source(f"{{type: {long}}}"))
+    assert problem.message.startswith(f"{long[:MAX_SHOWN_CHARS]}... must")
 
 
 def test_secrets_are_in_no_message(tmp_path: Path) -> None:

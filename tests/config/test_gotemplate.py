@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from config.gotemplate import MAX_TEMPLATE_CHARS, Template, TemplateError
+from config.gotemplate import MAX_NESTING, MAX_TEMPLATE_CHARS, Template, TemplateError
 
 FIELDS = {"Name": "web.ns", "DisplayName": "web", "Namespace": "", "Mesh": "default", "Zone": "east"}
 LABELS = {"app": "shop", "k8s.kuma.io/service-name": "svc"}
@@ -123,6 +123,20 @@ def test_is_bounded() -> None:
     for deep in ("{{ " + "(" * 1000 + ".Name" + ")" * 1000 + " }}", "{{ if .Name }}" * 200):
         with pytest.raises(TemplateError, match="nested deeper"):
             Template(deep)
+
+
+def test_nests_up_to_the_limit() -> None:
+    """A condition or a text in parentheses has one more level than what is around it."""
+    levels = MAX_NESTING - 1
+    for nested in (
+        "{{ " + "(" * levels + ".Name" + ")" * levels + " }}",
+        "{{ if .Name }}" * levels + "x" + "{{ end }}" * levels,
+    ):
+        assert Template(nested).render(FIELDS, {})
+    levels += 1
+    for nested in ("{{ " + "(" * levels + ".Name" + ")" * levels + " }}", "{{ if .Name }}" * levels):
+        with pytest.raises(TemplateError, match=f"nested deeper than {MAX_NESTING} levels"):
+            Template(nested)
 
 
 PIECES = st.sampled_from(

@@ -12,6 +12,7 @@ from config.hostnames import Generation, Hostnames, Reason, with_defaults
 from config.load import Loaded, load_resources
 from config.resources.hostnamegenerator import HostnameGenerator, default_generators
 from config.resources.meta import Meta
+from config.resources.names import MAX_LABEL_CHARS, MAX_SUBDOMAIN_CHARS
 from tests.kit import yamlkit
 from tests.kit.yamlkit import Form
 
@@ -197,10 +198,21 @@ def test_failures_are_told() -> None:
     ]
 
 
-@pytest.mark.parametrize("label", ["a" * 64, "a" * 50 + "." + "b" * 64])
+@pytest.mark.parametrize("label", ["a" * (MAX_LABEL_CHARS + 1), "a" * 50 + "." + "b" * (MAX_LABEL_CHARS + 1)])
 def test_a_label_that_dns_cannot_carry(label: str) -> None:
     (found,) = generate([generator("g", f"{label}.mesh")], service("web"))["default", "web"]
-    assert found.message.endswith("a label must be no more than 63 characters")
+    assert found.message.endswith(f"a label must be no more than {MAX_LABEL_CHARS} characters")
+
+
+@pytest.mark.parametrize("chars", [MAX_SUBDOMAIN_CHARS, MAX_SUBDOMAIN_CHARS + 1])
+def test_a_name_that_dns_cannot_carry(chars: int) -> None:
+    name = ("a" * (MAX_LABEL_CHARS - 1) + ".") * 4 + "b" * (chars - 4 * MAX_LABEL_CHARS)
+    assert len(name) == chars
+    (found,) = generate([generator("g", name)], service("web"))["default", "web"]
+    if chars > MAX_SUBDOMAIN_CHARS:
+        assert found.message.endswith(f": must be no more than {MAX_SUBDOMAIN_CHARS} characters")
+    else:
+        assert found.hostname == name
 
 
 def test_a_collision_goes_to_the_older_service() -> None:

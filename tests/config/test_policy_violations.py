@@ -12,6 +12,7 @@ import pytest
 from config.load import load_resources
 from config.problems import Problem, Severity
 from config.resources.meshcircuitbreaker import DETECTORS
+from config.resources.meshloadbalancingstrategy import MAX_MAGLEV_TABLE_SIZE, MAX_RING_SIZE
 
 ZERO = "must be greater than zero when defined"
 NEGATIVE = "must not be negative when defined"
@@ -223,10 +224,10 @@ ERRORS = [
      f"{D}.loadBalancer.leastRequest.activeRequestBias", "must be greater or equal then: 0"),
     (balancing("loadBalancer: {type: RoundRobin, ringHash: {minRingSize: 0}} #!"),
      f"{D}.loadBalancer.ringHash.minRingSize", "in body should be greater than or equal to 1"),
-    (balancing("loadBalancer: {type: RoundRobin, ringHash: {maxRingSize: 8000001}} #!"),
-     f"{D}.loadBalancer.ringHash.maxRingSize", "in body should be less than or equal to 8000000"),
-    (balancing("loadBalancer: {type: RoundRobin, maglev: {tableSize: 5000012}} #!"),
-     f"{D}.loadBalancer.maglev.tableSize", "in body should be less than or equal to 5000011"),
+    (balancing(f"loadBalancer: {{type: RoundRobin, ringHash: {{maxRingSize: {MAX_RING_SIZE + 1}}}}} #!"),
+     f"{D}.loadBalancer.ringHash.maxRingSize", f"in body should be less than or equal to {MAX_RING_SIZE}"),
+    (balancing(f"loadBalancer: {{type: RoundRobin, maglev: {{tableSize: {MAX_MAGLEV_TABLE_SIZE + 1}}}}} #!"),
+     f"{D}.loadBalancer.maglev.tableSize", f"in body should be less than or equal to {MAX_MAGLEV_TABLE_SIZE}"),
     *((balancing(f"loadBalancer: {{type: Maglev, maglev: {{tableSize: {size}}}}} #!"),
        f"{D}.loadBalancer.maglev.tableSize", "must be a prime number") for size in (1, 4, 65536, 65533)),
     *((balancing(f"hashPolicies: [{{type: {kind}}}] #!"), f"{D}.hashPolicies[0].{field}", DEFINED)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from config.resources.meta import Meta
-from config.sni import legacy_sni_of, sni_of, snis_of
+from config.sni import MAX_LABEL_CHARS, MAX_SNI_CHARS, legacy_sni_of, sni_of, snis_of
 
 
 def service(name: str, mesh: str = "default", namespace: str = "", **labels: str) -> Meta:
@@ -27,16 +27,20 @@ def test_the_form_of_kuma_3(meta: Meta, port: int, expected: str) -> None:
     assert sni_of(meta, port) == expected
 
 
-@pytest.mark.parametrize("name", ["with.dot", "Upper", "x" * 64, "-x"])
+@pytest.mark.parametrize("name", ["with.dot", "Upper", "x" * (MAX_LABEL_CHARS + 1), "-x"])
 def test_what_is_no_host_name_has_none(name: str) -> None:
     assert sni_of(service(name), 80) is None
     assert snis_of(service(name), 80) == (legacy_sni_of(service(name), 80),)
 
 
 def test_too_long_as_a_whole() -> None:
-    long = "x" * 63
-    meta = service(long, long, long, **{"kuma.io_zone": long})
-    assert sni_of(meta, 80) is None
+    label = "x" * MAX_LABEL_CHARS
+    for chars in (MAX_SNI_CHARS, MAX_SNI_CHARS + 1):
+        zone = "z" * (chars - len(f"sni.extsvc.{label}..{label}.{label}.80"))
+        meta = service(label, label, label, **{"kuma.io_zone": zone})
+        name = f"sni.extsvc.{label}.{zone}.{label}.{label}.80"
+        assert len(name) == chars
+        assert sni_of(meta, 80) == (name if chars == MAX_SNI_CHARS else None)
 
 
 @pytest.mark.parametrize(

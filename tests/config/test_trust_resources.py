@@ -11,7 +11,7 @@ from config.load import load_resources
 from config.problems import Problem, Severity
 from config.resources.meshtls import CIPHERS, MeshTLS
 from config.resources.meshtrafficpermission import MeshTrafficPermission
-from config.resources.meshtrust import MeshTrust
+from config.resources.meshtrust import MAX_TRUST_DOMAIN_CHARS, MeshTrust
 from tests.kit.ca import Authority
 from tls.permissions import Decision
 
@@ -102,9 +102,9 @@ CASES = [
     ),
     (trust(ROOT.pem, domain="'' #!", mark=9), "spec.trustDomain", "trustDomain needs to be defined"),
     (
-        trust(ROOT.pem, domain="a" * 254 + " #!", mark=9),
+        trust(ROOT.pem, domain="a" * (MAX_TRUST_DOMAIN_CHARS + 1) + " #!", mark=9),
         "spec.trustDomain",
-        "must not be longer than 253 characters",
+        f"must not be longer than {MAX_TRUST_DOMAIN_CHARS} characters",
     ),
     (
         trust(ROOT.pem, domain="Zone-1.mesh.local #!", mark=9),

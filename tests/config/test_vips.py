@@ -117,7 +117,7 @@ def test_an_owner_has_so_many_draws_and_then_the_addresses_in_order() -> None:
 
 def test_no_more_addresses_are_looked_at_than_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of IPv6 there would be no end."""
-    assert vips.MAX_SCANNED >= ip_network("242.0.0.0/8").num_addresses, "all of Kuma's CIDR"
+    assert ip_network("242.0.0.0/8").num_addresses <= vips.MAX_SCANNED, "all of Kuma's CIDR"
     monkeypatch.setattr(vips, "MAX_SCANNED", 100)
     candidates = vips._Pool(ip_network("fd00:242::/64")).candidates(owner("a"))
     assert len(list(islice(candidates, 1000))) == vips.MAX_DRAWS + 100

@@ -109,10 +109,12 @@ def test_a_message_that_cannot_be_formatted_is_said_so(text_log: Output) -> None
 
 
 def test_a_line_has_a_length(json_log: Output) -> None:
-    log.info("x" * 100_000, extra={"event": "long"})
-    (line,) = json_log.lines()
+    log.info("x" * (logs.MAX_LINE_CHARS - 1000), extra={"event": "as long as may be"})
+    log.info("x" * logs.MAX_LINE_CHARS, extra={"event": "long"})
+    whole, line = json_log.lines()
+    assert len(json.loads(whole)["message"]) == logs.MAX_LINE_CHARS - 1000
     assert len(line) < 2000
-    assert "[cut: the line had 100" in json.loads(line)["message"]
+    assert "[cut: the line had 65" in json.loads(line)["message"]
 
 
 def test_arguments_are_taken_as_they_are_now(text_log: Output) -> None:

@@ -169,11 +169,11 @@ def test_a_wrong_value_in_the_environment_is_refused_too(
 
 def test_workers() -> None:
     assert parse(*DP).concurrency == 1
-    assert parse(*DP, "--concurrency", "3").concurrency == 3
+    assert parse(*DP, "--concurrency", str(options.MAX_WORKERS)).concurrency == options.MAX_WORKERS
     assert parse(*DP, environ={"KUMA_DATAPLANE_RUNTIME_CONCURRENCY": "4"}).concurrency == 4
     assert parse(*DP, "--concurrency", "0").concurrency == len(os.sched_getaffinity(0))
 
 
-@pytest.mark.parametrize("text", ["-1", "two", "", "1.5", "129"])
+@pytest.mark.parametrize("text", ["-1", "two", "", "1.5", str(options.MAX_WORKERS + 1)])
 def test_what_is_no_number_of_workers(capsys: pytest.CaptureFixture[str], text: str) -> None:
     assert "--concurrency" in refusal(capsys, *DP, f"--concurrency={text}")

@@ -10,7 +10,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.kit.ca import Authority
-from tls.names import CertificateNames, MalformedNames, find_match, host_name, nearest_miss, read_names
+from tls.names import (
+    MAX_NAMES_COMPARED_FOR_NEAREST,
+    CertificateNames,
+    MalformedNames,
+    find_match,
+    host_name,
+    nearest_miss,
+    read_names,
+)
 from tls.policy import MatchType, SanMatcher
 
 ROOT = Authority.root()
@@ -161,6 +169,13 @@ def test_nearest_miss() -> None:
     assert nearest_miss(presented, [SanMatcher(MatchType.EXACT, "apo.example.test")]) == "api.example.test"
     assert nearest_miss(presented, [SanMatcher(MatchType.EXACT, "zzz")]) is None
     assert nearest_miss(CertificateNames(), [SanMatcher(MatchType.EXACT, "zzz")]) is None
+
+
+def test_the_nearest_is_looked_for_among_the_first_names() -> None:
+    wanted = [SanMatcher(MatchType.EXACT, "api.example.test")]
+    others = [f"dns:{number}.org" for number in range(MAX_NAMES_COMPARED_FOR_NEAREST)]
+    assert nearest_miss(names(*others[1:], "dns:apo.example.test"), wanted) == "apo.example.test"
+    assert nearest_miss(names(*others, "dns:apo.example.test"), wanted) is None
 
 
 def test_nearest_of_several_expected() -> None:
