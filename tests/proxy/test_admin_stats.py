@@ -16,7 +16,7 @@ from prometheus_client.registry import Collector
 
 from config.plan import DnsTarget, EndpointPlan, ListenerPlan, Protocol
 from proxy.admin import certs, prometheus, routes
-from proxy.admin.http import SLICE, Request
+from proxy.admin.http import MAX_QUERY_FIELDS, MAX_REGEX_CHARS, SLICE, Request
 from proxy.stats import ClusterStats, DnsStats, Histogram, HttpStats, ListenerStats
 from tests.kit.ca import Authority, Window
 from tests.proxy.admin_world import (
@@ -235,7 +235,8 @@ def test_filters() -> None:
     ("query", "text"),
     [
         ("filter=(", "Invalid regex"),
-        ("filter=" + "a" * 257, "more than 256 characters"),
+        ("filter=" + "a" * (MAX_REGEX_CHARS + 1), f"more than {MAX_REGEX_CHARS} characters"),
+        ("&".join(f"f{n}=1" for n in range(MAX_QUERY_FIELDS + 1)), "the query has too many fields"),
         ("type=Nope", "invalid &type= param"),
         ("format=html", "usage: /stats?format="),
     ],

@@ -5,12 +5,21 @@ name, every request can be found again, and nobody steers the next hop through u
 from __future__ import annotations
 
 import uuid
+from collections.abc import Callable
 from email.utils import parsedate_to_datetime
 from pathlib import Path
 
 import pytest
 
-from proxy.http.headers import CONTROL_HEADERS
+from proxy.http.headers import (
+    CONTROL_HEADERS,
+    MAX_RENDERINGS,
+    rendered_request,
+    rendered_response,
+    request_block,
+    response_block,
+)
+from proxy.wire import NONE, RequestHead, ResponseHead
 from tests.kit.origins import Origin, always, ok
 from tests.kit.rawhttp import Wire
 from tests.proxy.http_rig import HttpRig
@@ -92,6 +101,30 @@ def test_an_endpoint_without_a_name_keeps_the_clients_host(one_loop: LoopThread,
     with Origin(always(ok()), at=where) as origin, HttpRig(one_loop, [origin]) as rig, Wire(rig.port) as wire:
         wire.get()
         assert (origin.last["host"], "x-envoy-original-host" in origin.last) == ("app.test", False)
+
+
+def test_of_one_head_so_many_forms_are_remembered() -> None:
+    """A head is shared by all that send it; what is rendered from it depends on who gets it."""
+    request = RequestHead(b"GET", b"app.test", b"/", [], NONE)
+    response = ResponseHead(200, [(b"date", b"Sun, 22 Nov 2026 00:00:00 GMT")], 0, 0)
+    forms: list[tuple[RequestHead | ResponseHead, Callable[[int], object]]] = [
+        (request, lambda n: rendered_request(request, b"h%d.test" % n)),
+        (request, lambda n: request_block(request, b"h%d.test" % n, b"http")),
+        (response, lambda n: rendered_response(response, n, False, False)),
+    ]
+    for head, render in forms:
+        head.memo = None
+        first = render(0)
+        assert render(0) is first, "remembered"
+        sizes = set()
+        for number in range(3 * MAX_RENDERINGS):
+            render(number)
+            assert isinstance(head.memo, dict)
+            sizes.add(len(head.memo))
+        assert max(sizes) == MAX_RENDERINGS
+    response.memo = {number: None for number in range(MAX_RENDERINGS)}
+    response_block(response)
+    assert len(response.memo) == 1, "the others made room"
 
 
 # Responses

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from proxy.resolver import Address, Answer, Kind, NameWatch, ResolutionError, ResolverPool
+from proxy.resolver import MAX_RETRY_S, Address, Answer, Kind, NameWatch, ResolutionError, ResolverPool
 from proxy.tasks import spawn
 
 
@@ -175,6 +175,7 @@ def test_failures_back_off_from_1_to_30_seconds_and_success_resets() -> None:
         assert world.asked_at == [0, 1, 3, 7, 15, 31, 61, 91]
         assert watch.update_failure == watch.update_attempt == 8
         assert told == []
+        assert world.asked_at[-1] - world.asked_at[-2] == MAX_RETRY_S
         world.outcome = answer("192.0.2.1")
         await world.advance(22)
         world.outcome = SERVFAIL

@@ -9,6 +9,7 @@ from dataclasses import replace
 import pytest
 
 from config.plan import Protocol
+from proxy.door import MAX_QUOTED_CHARS, DoorAcceptor
 from tests.kit import client, peers
 from tests.kit.ca import Identity
 from tests.kit.origins import Origin, always, ok
@@ -18,6 +19,7 @@ from tests.proxy.rig import LoopThread
 from tests.tls.duet import V12, V13
 from tests.tls.inbound import bundle
 from tls.bundles import TrustBundles
+from tls.client_hello import ClientHello
 from tls.permissions import IdMatch, Permissions
 from tls.policy import MatchType
 
@@ -51,6 +53,33 @@ def test_no_other_does(inbound: Inbound, application: Peer, identity: Identity |
     stats = inbound.listener.stats
     refused = (stats.ssl_handshake, stats.ssl_fail_verify_error + stats.ssl_fail_verify_no_cert)
     assert inbound.loop.look(lambda: (*refused, inbound.limit.active)) == (0, 1, 0)
+
+
+class Stranger:
+    """The transport of one whom nobody knows."""
+
+    def get_extra_info(self, _: str) -> None:
+        return None
+
+    def abort(self) -> None:
+        """It is reset."""
+
+
+@pytest.mark.parametrize("chars", [MAX_QUOTED_CHARS, MAX_QUOTED_CHARS + 1, 16_000])
+def test_of_an_unknown_server_name_so_much_is_logged(
+    inbound: Inbound, caplog: pytest.LogCaptureFixture, chars: int
+) -> None:
+    """A stranger may write 16 KB there."""
+
+    def lead() -> None:
+        acceptor = DoorAcceptor(inbound.listener)
+        acceptor._raw = Stranger()  # type: ignore[assignment]
+        acceptor._lead(ClientHello("x" * chars, ()))
+
+    inbound.loop.look(lead)
+    (record,) = [one for one in caplog.records if getattr(one, "cause", "") == "unknown_server_name"]
+    quoted = "x" * MAX_QUOTED_CHARS + ("" if chars == MAX_QUOTED_CHARS else "...")
+    assert record.getMessage().endswith(f"no service has the server name '{quoted}'")
 
 
 def test_plaintext_is_refused_without_a_word(inbound: Inbound, application: Peer) -> None:

@@ -11,7 +11,7 @@ import pytest
 
 from proxy.dialled import Dialled
 from proxy.outcome import Outcome
-from proxy.tls_stream import TlsStream
+from proxy.tls_stream import MAX_RECORD_BYTES, TlsStream
 from tests.kit import client, peers
 from tests.kit.ca import Authority
 from tests.kit.peers import Peer, Visit
@@ -120,6 +120,21 @@ class Talk:
         with pytest.raises(ssl.SSLWantReadError):
             self.server.sslobj.unwrap()
         return self.server._outgoing.read()
+
+
+def test_no_more_is_asked_of_openssl_than_a_record() -> None:
+    """Python allocates all that is asked for, whatever there is."""
+    talk, asked = Talk(), []
+    read = talk.stream._read
+
+    def spying(size: int) -> bytes:
+        asked.append(size)
+        return read(size)
+
+    talk.stream._read = spying  # type: ignore[assignment]
+    talk.server_sends(bytes(3 * MAX_RECORD_BYTES))
+    assert len(talk.above.received) == 3 * MAX_RECORD_BYTES
+    assert max(asked) == MAX_RECORD_BYTES
 
 
 @pytest.mark.parametrize("version", [V12, V13], ids=["1.2", "1.3"])

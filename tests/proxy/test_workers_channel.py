@@ -108,6 +108,11 @@ def test_equal_trust_anchors_are_one_object_after_the_journey() -> None:
     assert first.tls.anchors is second.tls.anchors
 
 
+def test_no_more_trust_anchors_are_shared_than_the_limit() -> None:
+    """Each rotation sends others, and they may have 4 MB."""
+    assert module.shared_anchors.cache_parameters()["maxsize"] == module.MAX_SHARED_ANCHORS
+
+
 @pytest.mark.parametrize(
     "harm",
     [

@@ -18,9 +18,11 @@ from cryptography.x509.oid import ExtendedKeyUsageOID
 from tests.kit.ca import CLIENT, EXPIRED, NOT_YET, SERVER, Authority, Identity, Window, self_signed
 from tests.tls.duet import V12, V13, now
 from tests.tls.inbound import INBOUND, MESH_CA, accepting, bundle, client_context, visit
+from tls import inbound_verdict
 from tls import server_context as contexts
 from tls.bundles import TrustBundle, TrustBundles
 from tls.cause import Cause
+from tls.inbound_verdict import MAX_QUOTED_CHARS
 from tls.names import load_certificate
 from tls.server_context import MAX_JUDGES, MAX_SERVER_CONTEXTS
 from tls.server_handshake import ALERT_CERTIFICATE_UNKNOWN, ServerHandshake
@@ -402,6 +404,15 @@ def test_time_is_that_of_the_caller() -> None:
     leaf = load_certificate(A.leaf(SVID).der)
     assert verify_against(bundle("domain-a", A), leaf, [], now()) is not None
     assert verify_against(bundle("domain-a", A), leaf, [], datetime(2100, 1, 1, tzinfo=UTC)) is None
+
+
+@pytest.mark.parametrize("chars", [MAX_QUOTED_CHARS, MAX_QUOTED_CHARS + 1, 16_000])
+def test_of_what_a_peer_wrote_so_much_is_quoted(chars: int) -> None:
+    wrong = "spiffe://" + "X" * (chars - len("spiffe://"))
+    leaf = A.leaf(SVID)
+    verdict = inbound_verdict.bad_spiffe_id(wrong, "it is wrong", leaf.der)
+    quoted = wrong if chars == MAX_QUOTED_CHARS else wrong[:MAX_QUOTED_CHARS] + "..."
+    assert f", '{quoted}', is not a SPIFFE ID" in verdict.message
 
 
 def test_an_unreadable_leaf_is_refused() -> None:
