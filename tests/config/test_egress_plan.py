@@ -1,5 +1,5 @@
-"""Guarantee: a zone egress leads to the services of its meshes and to nothing else, by each of their server names, on the
-terms of each one's own mesh; and what it cannot serve it says.
+"""Guarantee: a zone egress leads to the services of its meshes and to nothing else, by each of their server names, on
+the terms of each one's own mesh; and what it cannot serve it says.
 """
 
 from __future__ import annotations

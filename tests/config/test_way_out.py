@@ -234,8 +234,8 @@ def test_an_egress_that_nobody_can_name(world: World) -> None:
     exit_document = yamlkit.egress_dataplane(10_002)
     assert closed(world.way(document, exit_document)) == HERE + "none is usable"
     assert world.told == [("exit", "is not used: its SPIFFE ID is not known: no MeshIdentity means it")]
-    way = world.way(document, other_identity({"tier": "exit"}), exit_document,
-                    yamlkit.egress_dataplane(10_003, name="b", labels={"kuma.io/workload": "b", "tier": "exit"}))  # fmt: skip
+    named = yamlkit.egress_dataplane(10_003, name="b", labels={"kuma.io/workload": "b", "tier": "exit"})
+    way = world.way(document, other_identity({"tier": "exit"}), exit_document, named)
     assert way.peers == (exit_id("b", "exits.test"),)
     assert [name for name, _ in world.told] == ["exit"]
 
