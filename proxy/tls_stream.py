@@ -6,13 +6,18 @@ protocol above is told of its connection only by the second, so nothing can be w
 
 Why not the event loop's own TLS: it hides the peer's chain and alerts when a handshake fails, cannot half-close, keeps
 256 KiB a connection, and costs more CPU for small messages.
+
+What a message costs here is calls, and what bulk costs is copies. So a stream is read from as a plain protocol, whose
+data comes by itself, until a read brings much: then :class:`_LargeReads` stands below it, which is told where in a
+buffer of our own the data is. The slots that are called for each message hold bound methods, and are called as local
+names: CPython 3.11 looks ``self.slot(...)`` up the slow way.
 """
 
 from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from datetime import datetime
 from typing import Any, cast
 
@@ -21,7 +26,11 @@ from tls.handshake import ClientHandshake, Established, Refused, recheck
 from tls.server_handshake import Accepted
 
 _CIPHERTEXT = memoryview(bytearray(256 * 1024))
-"""Where every stream of the process reads to: the bytes are taken out before the next read can begin."""
+"""Where large reads of every stream of the process go: the bytes are taken out before the next read can begin."""
+
+LARGE_READ_BYTES = 64 * 1024
+"""From here on a read is cheaper without a copy, and below :data:`SMALL_READ_BYTES` with fewer calls."""
+SMALL_READ_BYTES = 16 * 1024
 
 MAX_RECORD_BYTES = 16 * 1024  # RFC 8446 §5.1: the most plaintext that one record carries
 
@@ -88,7 +97,7 @@ class TlsConnector(asyncio.Protocol):
             self._raw.close()
 
 
-class TlsStream(asyncio.Transport, asyncio.BufferedProtocol):
+class TlsStream(asyncio.Transport, asyncio.Protocol):
     """A verified TLS connection: the transport of the protocol above, the protocol of the transport below.
 
     Fatal TLS errors reach the protocol above as ``connection_lost(ssl.SSLError)``, a peer that became another by
@@ -122,9 +131,10 @@ class TlsStream(asyncio.Transport, asyncio.BufferedProtocol):
         self._backlog: list[bytes] = []
         self._end_due = False
         self._congested = False
-        # Bound once: each is called per chunk.
-        self._read = self._ssl.read
-        self._ssl_write = self._ssl.write
+        # Bound once: each is called per chunk. ``SSLObject`` only passes calls on to the object in C.
+        below = getattr(self._ssl, "_sslobj", self._ssl)
+        self._read = below.read
+        self._ssl_write = below.write
         self._feed = self._incoming.write
         self._take = self._outgoing.read
         self._raw_write = raw.write
@@ -132,27 +142,40 @@ class TlsStream(asyncio.Transport, asyncio.BufferedProtocol):
 
     # The protocol below
 
-    def get_buffer(self, sizehint: int) -> memoryview:
-        return _CIPHERTEXT
+    def data_received(self, data: bytes) -> None:
+        if len(data) >= LARGE_READ_BYTES:
+            self._raw.set_protocol(_LargeReads(self))
+        feed = self._feed
+        feed(data)
+        self.deliver_pending()
 
-    def buffer_updated(self, nbytes: int) -> None:
-        self._feed(_CIPHERTEXT[:nbytes])
+    def large_read(self, data: memoryview) -> None:
+        """As :meth:`data_received`, by way of :class:`_LargeReads`."""
+        if len(data) < SMALL_READ_BYTES:
+            self._raw.set_protocol(self)
+        self._feed(data)
         self.deliver_pending()
 
     def deliver_pending(self) -> None:
         """Decrypt whatever whole records have arrived and hand them up together."""
-        if not self._incoming.pending:
+        incoming, read = self._incoming, self._read
+        left = incoming.pending
+        if not left:
             return
         chunks: list[bytes] = []
         failure: ssl.SSLError | None = None
         ended = False
         try:
-            while self._incoming.pending:
-                chunk = self._read(MAX_RECORD_BYTES)
+            while left:
+                size = left if left < MAX_RECORD_BYTES else MAX_RECORD_BYTES
+                chunk = read(size)
                 if not chunk:
                     ended = True  # close_notify
                     break
                 chunks.append(chunk)
+                if len(chunk) == size and (rest := self._ssl.pending()):  # of a record that began to arrive before
+                    chunks.append(read(rest))
+                left = incoming.pending
         except ssl.SSLWantReadError:
             pass  # the last record is not complete yet
         except ssl.SSLZeroReturnError:
@@ -166,7 +189,8 @@ class TlsStream(asyncio.Transport, asyncio.BufferedProtocol):
             self._established.remember(self._wall_clock())
         if chunks and not self._raw.is_closing():
             if len(chunks) == 1:
-                self._deliver(chunks[0])
+                deliver = self._deliver
+                deliver(chunks[0])
             elif self._deliver_all is not None:
                 self._deliver_all(chunks)
             else:
@@ -237,16 +261,40 @@ class TlsStream(asyncio.Transport, asyncio.BufferedProtocol):
         if self._backlog:
             self._backlog.append(bytes(data))
             return
+        encrypt, take, send = self._ssl_write, self._take, self._raw_write
         try:
-            self._ssl_write(data)
-        except ssl.SSLWantReadError:
-            # A renegotiation is under way and needs the peer's next message first.
-            self._backlog.append(bytes(data))
-            self._inner.pause_writing()
+            encrypt(data)
         except ssl.SSLError as exc:
-            self._fail(exc)
+            if not self._is_held_up(exc, [data]):
+                return
+        send(take())
+
+    def writelines(self, list_of_data: Iterable[bytes | bytearray | memoryview[Any]]) -> None:
+        """Whole records of one peer leave as records to the other, without having been joined; pieces of a message in
+        one.
+        """
+        pieces = list(list_of_data)
+        if self._backlog or not pieces or len(pieces[0]) < MAX_RECORD_BYTES:
+            self.write(b"".join(pieces))
             return
+        written = 0
+        try:
+            for data in pieces:
+                self._ssl_write(data)
+                written += 1
+        except ssl.SSLError as exc:
+            if not self._is_held_up(exc, pieces[written:]):
+                return
         self._raw_write(self._take())
+
+    def _is_held_up(self, exc: ssl.SSLError, rest: list[bytes | bytearray | memoryview[Any]]) -> bool:
+        """Whether a renegotiation is under way, which needs the peer's next message before ``rest`` can be written."""
+        if not isinstance(exc, ssl.SSLWantReadError):
+            self._fail(exc)
+            return False
+        self._backlog.extend(map(bytes, rest))
+        self._inner.pause_writing()
+        return True
 
     def _retry_backlog(self) -> None:
         backlog, self._backlog = self._backlog, []
@@ -314,3 +362,30 @@ class TlsStream(asyncio.Transport, asyncio.BufferedProtocol):
         if name == "ssl_object":
             return self._ssl
         return self._raw.get_extra_info(name, default)
+
+
+class _LargeReads(asyncio.BufferedProtocol):
+    """Stands below a stream for as long as much arrives at once."""
+
+    __slots__ = ("_stream",)
+
+    def __init__(self, stream: TlsStream) -> None:
+        self._stream = stream
+
+    def get_buffer(self, sizehint: int) -> memoryview:
+        return _CIPHERTEXT
+
+    def buffer_updated(self, nbytes: int) -> None:
+        self._stream.large_read(_CIPHERTEXT[:nbytes])
+
+    def eof_received(self) -> bool | None:
+        return self._stream.eof_received()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._stream.connection_lost(exc)
+
+    def pause_writing(self) -> None:
+        self._stream.pause_writing()
+
+    def resume_writing(self) -> None:
+        self._stream.resume_writing()

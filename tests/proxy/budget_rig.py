@@ -253,7 +253,7 @@ async def count_calls(client: Client, times: int) -> tuple[Counter[str], Counter
         if frame.f_code.co_filename.startswith(OURS):
             if event == "call":
                 python[frame.f_code.co_qualname] += 1
-            elif event == "c_call":
+            elif event == "c_call" and argument is not len:  # which CPython does without a call
                 c[getattr(argument, "__qualname__", repr(argument))] += 1
 
     sys.setprofile(profile)

@@ -4,6 +4,7 @@ first thing that went wrong. In memory: the raw transport is a fake, the peer a 
 
 from __future__ import annotations
 
+import asyncio
 import ssl
 from typing import Any
 
@@ -11,7 +12,7 @@ import pytest
 
 from proxy.dialled import Dialled
 from proxy.outcome import Outcome
-from proxy.tls_stream import MAX_RECORD_BYTES, TlsStream
+from proxy.tls_stream import LARGE_READ_BYTES, MAX_RECORD_BYTES, SMALL_READ_BYTES, TlsStream
 from tests.kit import client, peers
 from tests.kit.ca import Authority
 from tests.kit.peers import Peer, Visit
@@ -27,9 +28,13 @@ LEAF = ROOT.leaf(HOST)
 
 
 def arrive(stream: TlsStream, data: bytes) -> None:
-    """As an event loop hands a buffered protocol what it has read."""
-    stream.get_buffer(-1)[: len(data)] = data
-    stream.buffer_updated(len(data))
+    """As an event loop hands what it has read to the protocol that the stream has given it."""
+    below = getattr(stream._raw, "protocol", None) or stream
+    if isinstance(below, asyncio.BufferedProtocol):
+        below.get_buffer(-1)[: len(data)] = data
+        below.buffer_updated(len(data))
+    else:
+        below.data_received(data)
 
 
 class FakeRaw:
@@ -39,6 +44,10 @@ class FakeRaw:
         self.sent = b""
         self.calls: list[str] = []
         self.reading = True
+        self.protocol: asyncio.BaseProtocol | None = None
+
+    def set_protocol(self, protocol: asyncio.BaseProtocol) -> None:
+        self.protocol = protocol
 
     def write(self, data: bytes) -> None:
         self.sent += data
@@ -183,6 +192,69 @@ def test_any_cut_of_the_bytes_gives_the_same_data() -> None:
     assert talk.above.received == b"one" + b"two" * 9000
 
 
+@pytest.mark.parametrize("cut", [1, 5, 21, 22, 40, 16_000])
+def test_a_record_whose_rest_comes_with_another(cut: int) -> None:
+    """What is asked of OpenSSL follows from what has just come, which is less than the record has."""
+    talk = Talk()
+    wire = talk.server.send(b"x" * 16_384) + talk.server.send(b"y")
+    first = len(wire) - cut if cut < 1000 else cut
+    arrive(talk.stream, wire[:first])
+    arrive(talk.stream, wire[first:])
+    assert talk.above.received == b"x" * 16_384 + b"y"
+
+
+def test_large_reads_go_by_a_buffer_and_small_ones_do_not() -> None:
+    talk = Talk()
+    sent = b""
+    for size, is_large in (
+        (LARGE_READ_BYTES - 1000, False),
+        (LARGE_READ_BYTES, True),
+        (SMALL_READ_BYTES, True),
+        (SMALL_READ_BYTES - 1000, False),
+        (10, False),
+        (1_000_000, True),
+    ):
+        data = (b"%d," % size * size)[:size]
+        sent += data
+        wire = talk.server.send(data)
+        for start in range(0, len(wire), 256 * 1024):
+            arrive(talk.stream, wire[start : start + 256 * 1024])
+        assert isinstance(talk.raw.protocol, asyncio.BufferedProtocol) is is_large, size
+    assert talk.above.received == sent
+
+
+def test_what_stands_below_large_reads_passes_everything_on() -> None:
+    talk = Talk()
+    talk.server_sends(b"x" * LARGE_READ_BYTES)
+    below = talk.raw.protocol
+    assert isinstance(below, asyncio.BufferedProtocol)
+    below.pause_writing()
+    below.resume_writing()
+    assert below.eof_received() is True
+    below.connection_lost(None)
+    assert talk.above.calls == ["pause", "resume", "eof", None]
+
+
+def test_pieces_of_a_message_are_one_record_and_whole_records_stay() -> None:
+    talk = Talk()
+    talk.stream.writelines([b"5\r\n", b"hello", b"\r\n"])
+    assert records(talk.raw.sent) == 1
+    talk.server.feed(talk.raw.take())
+    whole = [b"x" * MAX_RECORD_BYTES, b"y" * MAX_RECORD_BYTES, b"z"]
+    talk.stream.writelines(whole)
+    assert records(talk.raw.sent) == 3
+    talk.server.feed(talk.raw.take())
+    assert talk.server.received == b"5\r\nhello\r\n" + b"".join(whole)
+
+
+def records(wire: bytes) -> int:
+    count = 0
+    while wire:
+        wire = wire[5 + int.from_bytes(wire[3:5]) :]
+        count += 1
+    return count
+
+
 def test_an_end_without_close_notify_is_an_end() -> None:
     talk = Talk()
     talk.server_sends(b"the last")
@@ -288,6 +360,17 @@ def test_what_is_written_during_a_renegotiation_waits_for_it() -> None:
     assert not talk.raw.is_closing()
     arrive(talk.stream, talk.server.send(b"after"))
     assert talk.above.received == b"after"
+
+
+def test_whole_records_wait_for_a_renegotiation_too() -> None:
+    talk = RenegotiatingTalk()
+    arrive(talk.stream, talk.server.renegotiate())
+    whole = [b"x" * MAX_RECORD_BYTES, b"y" * MAX_RECORD_BYTES]
+    talk.stream.writelines(whole)
+    talk.stream.writelines([b"z"])
+    assert talk.above.calls == ["pause"]
+    talk.to_end()
+    assert talk.server.received == b"".join(whole) + b"z"
 
 
 def test_a_half_close_during_a_renegotiation_comes_after_what_waits() -> None:

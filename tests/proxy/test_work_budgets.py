@@ -61,19 +61,19 @@ def request(data: bytes) -> Callable[[], Client]:
 
 
 WORK = {
-    "tcp chunk there and back": Work(chunks(CHUNK), Echo, Protocol.TCP, False, 2, 2),
-    "tcp chunk, tls": Work(chunks(CHUNK), Echo, Protocol.TCP, True, 6, 6),
-    "tcp large chunk, tls": Work(chunks(LARGE_CHUNK), Echo, Protocol.TCP, True, 6, 6),
-    "tcp connection": Work(lambda: Visitor(CHUNK), Echo, Protocol.TCP, False, 55, 28),
-    "tcp connection, tls": Work(lambda: Visitor(CHUNK), Echo, Protocol.TCP, True, 113, 51),
-    "h1 GET": Work(request(GET), Http1Origin, Protocol.HTTP, False, 42, 22),
-    "h1 GET, tls": Work(request(GET), Http1Origin, Protocol.HTTP, True, 46, 26),
-    "h1 POST": Work(request(POST), Http1Origin, Protocol.HTTP, False, 49, 27),
-    "h2 to h2 GET": Work(Http2Client, Http2Origin, Protocol.HTTP2, False, 68, 54),
-    "h2 to h2 GET, tls": Work(Http2Client, Http2Origin, Protocol.HTTP2, True, 74, 58),
-    "grpc unary": Work(lambda: Http2Client(GRPC_MESSAGE), Http2Origin, Protocol.GRPC, False, 85, 76),
-    "h1 to h2 GET": Work(request(GET), Http2Origin, Protocol.HTTP2, False, 66, 52),
-    "h2 to h1 GET": Work(Http2Client, Http1Origin, Protocol.HTTP, False, 57, 40),
+    "tcp chunk there and back": Work(chunks(CHUNK), Echo, Protocol.TCP, False, 2, 0),
+    "tcp chunk, tls": Work(chunks(CHUNK), Echo, Protocol.TCP, True, 5, 5),
+    "tcp large chunk, tls": Work(chunks(LARGE_CHUNK), Echo, Protocol.TCP, True, 5, 5),
+    "tcp connection": Work(lambda: Visitor(CHUNK), Echo, Protocol.TCP, False, 55, 24),
+    "tcp connection, tls": Work(lambda: Visitor(CHUNK), Echo, Protocol.TCP, True, 110, 46),
+    "h1 GET": Work(request(GET), Http1Origin, Protocol.HTTP, False, 41, 15),
+    "h1 GET, tls": Work(request(GET), Http1Origin, Protocol.HTTP, True, 45, 20),
+    "h1 POST": Work(request(POST), Http1Origin, Protocol.HTTP, False, 48, 17),
+    "h2 to h2 GET": Work(Http2Client, Http2Origin, Protocol.HTTP2, False, 67, 33),
+    "h2 to h2 GET, tls": Work(Http2Client, Http2Origin, Protocol.HTTP2, True, 72, 38),
+    "grpc unary": Work(lambda: Http2Client(GRPC_MESSAGE), Http2Origin, Protocol.GRPC, False, 84, 49),
+    "h1 to h2 GET": Work(request(GET), Http2Origin, Protocol.HTTP2, False, 65, 36),
+    "h2 to h1 GET": Work(Http2Client, Http1Origin, Protocol.HTTP, False, 56, 25),
 }
 
 
