@@ -60,7 +60,7 @@ def test_a_response_that_takes_too_long_is_cut(one_loop: LoopThread) -> None:
         one.send(b"HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\nabc")
         one.read_to_end()
 
-    with Origin(slow) as origin, HttpRig(one_loop, [origin], request_timeout_s=0.1) as rig, Wire(rig.port) as wire:
+    with Origin(slow) as origin, HttpRig(one_loop, [origin], request_timeout_s=0.5) as rig, Wire(rig.port) as wire:
         response = wire.ask(GET)
         assert (response.status, response.is_whole) == (200, False)
         wait_until_idle(rig)
