@@ -294,7 +294,8 @@ def test_without_an_egress_nothing_leaves(zone: Zone) -> None:
                 response = wire.get("/")
             assert (response.status, response.body) == (503, b"no healthy upstream")
             assert client.gets_nowhere(sidecar.port("tcp"))
-            assert "through the zone egress, and there is none in the resources" in sidecar.log_text
+            why = "through the zone egress, and there is none in the resources"
+            poll.until(lambda: why in sidecar.log_text, "the reason in the log")
             with zone.egress():
                 sidecar.hang_up()
                 poll.until(lambda: client.fate(sidecar.port("tcp")) == b"ping", "the way through the new egress")

@@ -172,7 +172,9 @@ def test_each_endpoint_has_its_own_sni_and_its_own_name(koguma: Koguma, tmp_path
         koguma.service("app", endpoints, tls=trusting())
         with koguma:
             answers = [client.ask(koguma.port("app")) for _ in range(9)]
-            assert sorted(answers) == [b"ip"] * 3 + [b"one"] * 3 + [b"two"] * 3
+            if WORKERS == 1:  # each takes turns by itself
+                assert sorted(answers) == [b"ip"] * 3 + [b"one"] * 3 + [b"two"] * 3
+            assert set(answers) == {b"ip", b"one", b"two"}
             assert {seen.sni for seen in one.seen} == {"one.example.test"}
             assert {seen.sni for seen in two.seen} == {"two.example.test"}
             assert {seen.sni for seen in by_address.seen} == {None}
