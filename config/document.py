@@ -3,7 +3,8 @@
 Design: PyYAML's parser yields events; everything above events is ours. YAML as its usual loaders read it
 turns ``no`` into ``False`` and ``1:30`` into ``90``, keeps the last of two equal keys, and lets an alias grow
 without end. This reader knows the scalars of the YAML 1.2 core schema and nothing else, and every growth has
-a bound. The builder is a stack, not a recursion, so depth is a number that we choose.
+a bound. The builder is a stack, not a recursion, so depth is a number that we choose. Plain documents take a
+shorter way to the same result (``config.plain``).
 
 A fault that leaves the structure readable (a key given twice, an unknown tag) belongs to its document, and
 reading goes on: whoever reads the file learns of every fault at once, and the document can still be named. A
@@ -19,12 +20,14 @@ from typing import TypeAlias
 
 import yaml
 
-MAX_BYTES = 1 << 20
-MAX_NODES = 100_000
+from config import plain
+from config.scalars import resolve
+
+MAX_BYTES = 8 << 20
+MAX_NODES = 500_000
 """Scalars, mappings and sequences of one file, aliases counted as often as they are used."""
 MAX_DEPTH = 100
 MAX_FAULTS = 100
-MAX_NUMBER_CHARS = 64
 
 Path: TypeAlias = "tuple[str | int, ...]"
 Value: TypeAlias = "bool | int | float | str | list[Value] | dict[str, Value] | None"
@@ -37,21 +40,8 @@ _PARSER: type[yaml.CSafeLoader] | type[yaml.SafeLoader] = yaml.CSafeLoader if ya
 
 _NOT_PRINTABLE = re.compile("[^\t\n\r\x20-\x7e\x85\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 _SURROGATE = re.compile("[\ud800-\udfff]")
-_DOCUMENT_START = re.compile(r"^---(?=\s|\Z)", re.MULTILINE)
+_MARKER_ENDS = frozenset(["", *" \t\r\n\x85\u2028\u2029"])
 
-# YAML 1.2 §10.3.2, except that a number with a leading zero stays text: some readers take 010 for eight.
-_INTEGER = re.compile(r"[-+]?(?:0|[1-9][0-9]*)\Z")
-_OCTAL_OR_HEX = re.compile(r"0o[0-7]+\Z|0x[0-9a-fA-F]+\Z")
-_FLOAT = re.compile(r"[-+]?(?:\.[0-9]+|(?:0|[1-9][0-9]*)(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?\Z")
-_WORDS: dict[str, bool | float | None] = {
-    "": None, "~": None, "null": None, "Null": None, "NULL": None,
-    "true": True, "True": True, "TRUE": True,
-    "false": False, "False": False, "FALSE": False,
-    ".inf": float("inf"), ".Inf": float("inf"), ".INF": float("inf"),
-    "+.inf": float("inf"), "+.Inf": float("inf"), "+.INF": float("inf"),
-    "-.inf": float("-inf"), "-.Inf": float("-inf"), "-.INF": float("-inf"),
-    ".nan": float("nan"), ".NaN": float("nan"), ".NAN": float("nan"),
-}  # fmt: skip
 _TAG = "tag:yaml.org,2002:"
 _TAG_TYPES: dict[str, tuple[type, ...]] = {
     _TAG + "null": (type(None),),
@@ -77,9 +67,31 @@ class Document:
     """
 
     value: Value
-    lines: LineTree = field(repr=False)
+    lines: Lines = field(repr=False)
     line: int
     faults: tuple[Fault, ...] = ()
+
+
+class Lines:
+    """Where the parts of a document are. Of a plain one it is worked out when somebody asks: something is wrong."""
+
+    __slots__ = ("_first_line", "_text", "_tree")
+
+    def __init__(self, tree: LineTree | None = None, text: str = "", first_line: int = 1) -> None:
+        """Either the lines, or the text of a plain document."""
+        self._tree = tree
+        self._text = text
+        self._first_line = first_line
+
+    @property
+    def tree(self) -> LineTree:
+        if self._tree is None:
+            (document,) = _Reader(self._text, self._first_line, _Budget()).documents()
+            self._tree, self._text = document.lines.tree, ""
+        return self._tree
+
+    def at(self, path: Path) -> int:
+        return line_at(self.tree, path)
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,16 +118,26 @@ def parse(data: bytes) -> Parsed:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         return _unreadable(1 + data.count(b"\n", 0, error.start), "not valid UTF-8")
-    if control := _NOT_PRINTABLE.search(text):
+    is_simple = text.isascii() and text.replace("\n", "").isprintable()
+    if not is_simple and (control := _NOT_PRINTABLE.search(text)):
         line = 1 + text.count("\n", 0, control.start())
         return _unreadable(line, f"control character U+{ord(control[0]):04X} is not allowed")
 
     documents: list[Document] = []
     faults: list[Fault] = []
     budget = _Budget()
-    first_line = 1
-    while True:
-        reader = _Reader(text, first_line, budget)
+    line, start = 1, 0
+    while start < len(text):
+        end = _next_marker(text, start)
+        found = _read_piece(text[start:end], line, budget)
+        if found is not None:
+            documents.extend(found)
+            line += text.count("\n", start, end)
+            start = end
+            continue
+        # Something is wrong with it, or what it says reaches beyond the marker, as directives do.
+        rest = text[start:]
+        reader = _Reader(rest, line, budget)
         try:
             documents.extend(reader.documents())
             break
@@ -126,17 +148,33 @@ def parse(data: bytes) -> Parsed:
             # A ValueError comes from an escape such as "\U00110000", and from the pure Python parser only.
             mark = getattr(error, "problem_mark", None)
             at = mark.line if mark is not None else reader.start
-            faults.append(Fault(first_line + min(at, text.count("\n")), "", _explain(error)))
+            faults.append(Fault(line + min(at, rest.count("\n")), "", _explain(error)))
             if len(faults) >= MAX_FAULTS:
-                faults.append(Fault(first_line + at, "", "too many errors: the rest is not read"))
+                faults.append(Fault(line + at, "", "too many errors: the rest is not read"))
                 break
             # A marker on the line of the error may have ended the broken document, but not started it.
-            resume = _next_document(text, max(at, reader.start + 1))
+            resume = _next_document(rest, max(at, reader.start + 1))
             if resume is None:
                 break
-            first_line += text.count("\n", 0, resume)
-            text = text[resume:]
+            line += rest.count("\n", 0, resume)
+            start += resume
     return Parsed(tuple(documents), tuple(faults))
+
+
+def _read_piece(text: str, first_line: int, budget: _Budget) -> list[Document] | None:
+    """What stands between two markers; ``None`` where it cannot be read by itself."""
+    found = plain.read(text, MAX_DEPTH)
+    if found is not None and budget.nodes + found.nodes <= MAX_NODES:
+        budget.nodes += found.nodes
+        if found.value is None:
+            return []
+        return [Document(found.value, Lines(text=text, first_line=first_line), first_line + found.line)]
+    before = budget.nodes
+    try:
+        return list(_Reader(text, first_line, budget).documents())
+    except (_LimitError, yaml.YAMLError, ValueError):
+        budget.nodes = before
+        return None
 
 
 def line_at(lines: LineTree, path: Path) -> int:
@@ -195,14 +233,23 @@ def _explain(error: yaml.YAMLError | ValueError) -> str:
 
 
 def _next_document(text: str, from_line: int) -> int | None:
-    """The offset of the first document marker on or after a line, counted from 0."""
+    """The offset of the first document marker on or after a line, counted from 0; that is not the first."""
     offset = 0
     for _ in range(from_line):
         offset = text.find("\n", offset) + 1
         if offset == 0:
             return None
-    marker = _DOCUMENT_START.search(text, offset)
-    return marker.start() if marker else None
+    marker = _next_marker(text, offset - 1)
+    return marker if marker < len(text) else None
+
+
+def _next_marker(text: str, start: int) -> int:
+    """Where the first line after ``start`` begins that is a document marker; the end of the text where none is."""
+    while (before := text.find("\n---", start)) >= 0:
+        if text[before + 4 : before + 5] in _MARKER_ENDS:
+            return before + 1
+        start = before + 4
+    return len(text)
 
 
 @dataclass(slots=True)
@@ -277,7 +324,7 @@ class _Reader:
             elif isinstance(event, yaml.DocumentEndEvent):
                 value, marks = self._root
                 if value is not None or self._faults:
-                    yield Document(value, marks, line_at(marks, ()), tuple(self._faults))
+                    yield Document(value, Lines(marks), line_at(marks, ()), tuple(self._faults))
 
     def _scalar(self, event: yaml.ScalarEvent, line: int) -> None:
         text: str = event.value
@@ -304,18 +351,11 @@ class _Reader:
             self._add(value, line, line)
 
     def _plain(self, text: str, line: int) -> Value:
-        if text[:1] not in _STARTS:
-            return text
-        if text in _WORDS:
-            return _WORDS[text]
-        if _INTEGER.match(text) or _OCTAL_OR_HEX.match(text) or _FLOAT.match(text):
-            if len(text) > MAX_NUMBER_CHARS:
-                self._fault(line, f"a number must not have more than {MAX_NUMBER_CHARS} characters")
-                return 0
-            if _INTEGER.match(text):
-                return int(text)
-            return int(text, 0) if _OCTAL_OR_HEX.match(text) else float(text)
-        return text
+        try:
+            return resolve(text)
+        except ValueError as error:
+            self._fault(line, str(error))
+            return 0
 
     def _key(self, key: Value, line: int, *, is_plain: bool) -> None:
         frame = self._stack[-1]
@@ -416,6 +456,3 @@ class _Reader:
             elif frame.key is not None and not frame.wants_key:
                 steps.append(frame.key)
         self._faults.append(Fault(line, format_path(tuple(steps)), message))
-
-
-_STARTS = frozenset(["", *"~nNtTfF-+.0123456789"])

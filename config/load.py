@@ -15,7 +15,7 @@ from pathlib import Path as FilePath
 from typing import TypeAlias
 
 from config import document as yaml_document
-from config.document import MAX_BYTES, Fault, LineTree, format_path, line_at, parse_path
+from config.document import MAX_BYTES, Fault, Lines, LineTree, format_path, line_at, parse_path
 from config.problems import Problem, Severity
 from config.resources.meta import Resource, open_envelope
 from config.resources.registry import KINDS, is_foreign, kind_of, read
@@ -45,7 +45,7 @@ class Document:
     line: int
     resource: Resource | None
     problems: tuple[Problem, ...]
-    lines: LineTree = field(repr=False, compare=False)
+    lines: Lines = field(repr=False, compare=False)
 
     @property
     def key(self) -> Key:
@@ -60,14 +60,14 @@ class Document:
         :class:`Problem`; ``name``, ``mesh`` and a Dataplane's ``networking`` are found in the Kubernetes form
             too.
         """
-        path = parse_path(field)
-        members = {} if isinstance(self.lines, int) else self.lines[1]
+        path, tree = parse_path(field), self.lines.tree
+        members = {} if isinstance(tree, int) else tree[1]
         if path and path[0] not in members and isinstance(members, dict):
             for outer in ("spec", "metadata"):
                 inner = members.get(outer, 0)
                 if not isinstance(inner, int) and path[0] in inner[1]:
                     return line_at(inner, path)
-        return line_at(self.lines, path)
+        return line_at(tree, path)
 
     def problem(self, field: str, message: str, severity: Severity = Severity.ERROR) -> Problem:
         """A problem of this document, found by a later stage."""
@@ -102,6 +102,8 @@ def load_resources(paths: Sequence[str | FilePath]) -> Loaded:
     return Loader().load(paths)
 
 
+READ_BYTES = 1 << 16
+"""How much of a file that has another size than it says is read at a time."""
 SETTLED_S = 2.0
 """How long a file must have stayed as it is for its time stamp to prove that it still is: no file system that is
 watched counts time in coarser steps.
@@ -195,7 +197,7 @@ def _only_dataplane(loaded: Loaded, file: str) -> Loaded:
             extra = "only one Dataplane belongs here"
         found = found or document.kind in PROXY_KINDS
         if extra is not None:
-            problem = document.problem("kind" if "kind" in _keys(document.lines) else "type", extra)
+            problem = document.problem("kind" if "kind" in _keys(document.lines.tree) else "type", extra)
             document = replace(document, resource=None, problems=(*document.problems, problem))
         documents.append(document)
     problems = loaded.problems
@@ -222,10 +224,10 @@ _Cache: TypeAlias = "dict[str, _Contents]"
 """By file name."""
 
 
-def _read_contents(file: str, data: bytes, digest: bytes) -> _Contents:
+def _read_contents(file: str, data: bytes, digest: bytes, stamp: _Stamp | None) -> _Contents:
     parsed = yaml_document.parse(data)
-    found = (_document(file, value, lines, faults) for value, lines, faults in _unpacked(parsed.documents))
-    return _Contents(digest, tuple(document for document in found if document is not None), tuple(parsed.faults))
+    found = (_document(file, document) for document in _unpacked(parsed.documents))
+    return _Contents(digest, tuple(document for document in found if document is not None), parsed.faults, stamp)
 
 
 class _Loading:
@@ -259,18 +261,22 @@ class _Loading:
             self._take(file, known)
 
     def _read_file(self, file: str, known: _Contents | None) -> _Contents:
-        with open(file, "rb") as stream:
-            stamp = _stamp(os.fstat(stream.fileno()))
-            data = stream.read(MAX_BYTES + 1)
-        contents = self._contents(file, data, known)
-        return replace(contents, stamp=stamp if max(stamp[3:]) < self._settled_ns else None)
+        descriptor = os.open(file, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            stamp = _stamp(os.fstat(descriptor))
+            data = _read_all(descriptor, stamp[2])
+        finally:
+            os.close(descriptor)
+        return self._contents(file, data, known, stamp if max(stamp[3:]) < self._settled_ns else None)
 
     def read(self, file: str, data: bytes) -> None:
-        self._take(file, self._contents(file, data, self._cache.get(file)))
+        self._take(file, self._contents(file, data, self._cache.get(file), None))
 
-    def _contents(self, file: str, data: bytes, known: _Contents | None) -> _Contents:
+    def _contents(self, file: str, data: bytes, known: _Contents | None, stamp: _Stamp | None) -> _Contents:
         digest = sha256(data).digest()
-        return known if known is not None and known.digest == digest else _read_contents(file, data, digest)
+        if known is not None and known.digest == digest:
+            return _Contents(digest, known.documents, known.faults, stamp)
+        return _read_contents(file, data, digest, stamp)
 
     def _take(self, file: str, contents: _Contents) -> None:
         self.read_now[file] = contents
@@ -291,23 +297,22 @@ class _Loading:
         return replace(document, resource=None, problems=(*document.problems, problem))
 
 
-def _unpacked(
-    documents: Iterable[yaml_document.Document],
-) -> Iterator[tuple[yaml_document.Value, LineTree, tuple[Fault, ...]]]:
+def _unpacked(documents: Iterable[yaml_document.Document]) -> Iterator[yaml_document.Document]:
     """The documents, with a Kubernetes ``List`` (as ``kubectl get`` prints it) replaced by its items."""
     for document in documents:
-        value, lines = document.value, document.lines
+        value = document.value
         if not document.faults and isinstance(value, dict) and value.get("kind") == "List":
-            items, members = value.get("items"), _keys(lines).get("items", 0)
+            items, members = value.get("items"), _keys(document.lines.tree).get("items", 0)
             if isinstance(items, list) and not isinstance(members, int) and isinstance(members[1], list):
-                yield from ((item, where, ()) for item, where in zip(items, members[1], strict=True))
+                for item, where in zip(items, members[1], strict=True):
+                    yield yaml_document.Document(item, Lines(where), line_at(where, ()))
                 continue
-        yield value, lines, document.faults
+        yield document
 
 
-def _document(file: str, value: yaml_document.Value, lines: LineTree, faults: tuple[Fault, ...]) -> Document | None:
+def _document(file: str, read_document: yaml_document.Document) -> Document | None:
     """``None`` for what is none of our business."""
-    line = line_at(lines, ())
+    value, lines, line, faults = read_document.value, read_document.lines, read_document.line, read_document.faults
     if not isinstance(value, dict):
         problem = Problem(file, line, "", "", "", "", wrong_type("object", value))
         problems = tuple(Problem(file, fault.line, "", "", "", fault.field, fault.message) for fault in faults)
@@ -317,39 +322,20 @@ def _document(file: str, value: yaml_document.Value, lines: LineTree, faults: tu
         return None
     kind = kind_of(envelope)
     has_mesh = kind not in KINDS or KINDS[kind].has_mesh
-    document = Document(
-        kind,
-        envelope.mesh if has_mesh else "",
-        envelope.name,
-        envelope.namespace,
-        file,
-        line,
-        None,
-        (),
-        lines,
-    )
+    mesh, name = envelope.mesh if has_mesh else "", envelope.name
+
+    def stated(violation: Violation) -> Problem:
+        at, shown = violation.path, violation.shown
+        field = format_path(at) if shown is None else shown
+        return Problem(file, lines.at(at), kind, mesh, name, field, violation.message, violation.severity)
+
+    resource = None
     if faults:
-        found = [
-            Problem(file, fault.line, kind, document.mesh, document.name, fault.field, fault.message)
-            for fault in faults
-        ]
-        return replace(document, problems=tuple(found))
-    resource, violations = read(envelope)
-    problems = tuple(sorted(_problem(document, violation) for violation in violations))
-    return replace(document, resource=resource, problems=problems)
-
-
-def _problem(document: Document, violation: Violation) -> Problem:
-    return Problem(
-        document.file,
-        line_at(document.lines, violation.path),
-        document.kind,
-        document.mesh,
-        document.name,
-        format_path(violation.path) if violation.shown is None else violation.shown,
-        violation.message,
-        violation.severity,
-    )
+        problems = tuple(Problem(file, fault.line, kind, mesh, name, fault.field, fault.message) for fault in faults)
+    else:
+        resource, violations = read(envelope)
+        problems = tuple(sorted(map(stated, violations)))
+    return Document(kind, mesh, name, envelope.namespace, file, line, resource, problems, lines)
 
 
 def _keys(lines: LineTree) -> dict[str, LineTree]:
@@ -382,6 +368,17 @@ def _read(file: str | FilePath) -> bytes:
     """At most one byte more than the parser takes."""
     with open(file, "rb") as stream:
         return stream.read(MAX_BYTES + 1)
+
+
+def _read_all(descriptor: int, size: int) -> bytes:
+    """As :func:`_read`; with as few calls of the system as may be, since there may be ten thousand files. ``size``: as
+    the system says, which is nothing for a pipe, and may be outdated.
+    """
+    parts = [os.read(descriptor, min(size, MAX_BYTES) + 1)]
+    if len(parts[0]) != size:
+        while parts[-1] and sum(map(len, parts)) <= MAX_BYTES:
+            parts.append(os.read(descriptor, READ_BYTES))
+    return b"".join(parts)[: MAX_BYTES + 1]
 
 
 def _os_message(error: OSError) -> str:

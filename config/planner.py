@@ -136,6 +136,13 @@ class ResourceState:
         """For a MeshExternalService: what policies say of it."""
         return self.service.terms if self.service is not None else NO_TERMS
 
+    def with_status(self, status: ServiceStatus, found: Iterable[Problem] = ()) -> ResourceState:
+        """The same with a status, and what is wrong with it. Not by ``replace``, which takes ten times as long."""
+        return ResourceState(
+            self.kind, self.mesh, self.name, self.kri, self.file, self.line, self.health,
+            (*self.problems, *found), self.service, status,
+        )  # fmt: skip
+
     def conditions(self) -> list[dict[str, str]]:
         """As Kuma writes conditions."""
         faults = "; ".join(f"{p.field}: {p.message}" if p.field else p.message for p in self.problems if p.is_error)
@@ -322,11 +329,11 @@ class Planner:
             known = before.get(key)
             if found:
                 problems.extend(found)
-                shown = replace(row, status=status, problems=(*row.problems, *found))
+                shown = row.with_status(status, found)
             elif known is not None and known[0] is row and known[1].status is status:
                 shown = known[1]
             else:
-                shown = replace(row, status=status)
+                shown = row.with_status(status)
             if not found:
                 self._shown[key] = row, shown
             states[key] = shown

@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from ipaddress import ip_address
 from ssl import TLSVersion
 
 from config.document import format_path
@@ -17,7 +16,7 @@ from config.plan import ClusterPlan, DnsTarget, EndpointPlan, IpTarget, Protocol
 from config.problems import Severity
 from config.resources.datasource import DataSource
 from config.resources.meshexternalservice import Endpoint, Extension, MeshExternalService, Tls, TlsVersion, Version
-from config.resources.names import is_ip
+from config.resources.names import parse_ip
 from config.resources.shape import check
 from tls.context import quiet_context
 from tls.material import (
@@ -228,6 +227,5 @@ def _target(endpoint: Endpoint) -> Target:
     if endpoint.unix_path is not None:
         return UnixTarget(endpoint.unix_path)
     assert endpoint.port is not None
-    if is_ip(endpoint.address):
-        return IpTarget(ip_address(endpoint.address), endpoint.port)
-    return DnsTarget(endpoint.address, endpoint.port)
+    address = parse_ip(endpoint.address)
+    return IpTarget(address, endpoint.port) if address is not None else DnsTarget(endpoint.address, endpoint.port)

@@ -66,15 +66,14 @@ def _check_tags(text: str) -> None:
     """What pystache passes over in silence: a tag or a section that does not end."""
     opening, closing = "{{", "}}"
     sections: list[tuple[str, int]] = []
-    position = 0
+    position, line = 0, 1
     while (start := text.find(opening, position)) >= 0:
-        line = 1 + text.count("\n", 0, start)
+        line += text.count("\n", position, start)
         inside = start + len(opening)
         ending = "}" + closing if text.startswith("{", inside) else closing
         end = text.find(ending, inside)
         if end < 0:
             raise TemplateError(line, f"template syntax: {opening} without {ending}")
-        position = end + len(ending)
         sigil, name = text[inside : inside + 1], text[inside + 1 : end].strip()
         if sigil in ("#", "^"):
             sections.append((name, line))
@@ -89,6 +88,8 @@ def _check_tags(text: str) -> None:
             if len(delimiters) != 2:
                 raise TemplateError(line, "template syntax: delimiters are changed with {{=<% %>=}}")
             opening, closing = delimiters
+        position = end + len(ending)
+        line += text.count("\n", start, position)
     if sections:
         name, line = sections[-1]
         raise TemplateError(line, f"template syntax: section {name} has no end")

@@ -381,7 +381,8 @@ def resolved_endpoints(plan: ClusterPlan, addresses: Mapping[str, Iterable[Addre
     for endpoint in plan.endpoints:
         match endpoint.target:
             case IpTarget(address, port):
-                yield Endpoint((str(address), port), str(address), False, endpoint.priority)
+                text = str(address)
+                yield Endpoint((text, port), text, False, endpoint.priority)
             case DnsTarget(name, port):
                 for resolved in addresses.get(name, ()):
                     # An egress passes Host on as it is: its own name is none of the service's.

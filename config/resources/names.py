@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from base64 import b64decode
-from ipaddress import ip_address
+from ipaddress import IPv4Address, IPv6Address, ip_address
 
 MAX_SUBDOMAIN_CHARS = 253
 _SUBDOMAIN_TEXT = (
@@ -14,7 +14,9 @@ _SUBDOMAIN_TEXT = (
 )
 MAX_LABEL_CHARS = 63
 
-_IP_CHARS = re.compile(r"[0-9a-fA-F:.]+")
+_OCTET = r"(25[0-5]|2[0-4][0-9]|1[0-9][0-9]|[1-9]?[0-9])"
+_IPV4 = re.compile(rf"{_OCTET}\.{_OCTET}\.{_OCTET}\.{_OCTET}")
+_IPV6_CHARS = re.compile(r"[0-9a-fA-F:.]*:[0-9a-fA-F:.]*")
 _DNS_NAME = re.compile(r"[a-zA-Z0-9_][a-zA-Z0-9_-]{0,62}(?:\.[a-zA-Z0-9_][a-zA-Z0-9_-]{0,62})*[._]?")
 _DNS_1035 = re.compile(r"[a-z](?:[-a-z0-9]*[a-z0-9])?")
 _DNS_1123 = re.compile(r"[a-z0-9](?:[-a-z0-9]*[a-z0-9])?(?:\.[a-z0-9](?:[-a-z0-9]*[a-z0-9])?)*")
@@ -31,15 +33,23 @@ DNS_1123_TEXT = (
 )
 
 
-def is_ip(text: str) -> bool:
+def parse_ip(text: str) -> IPv4Address | IPv6Address | None:
     """As Go's ``net.ParseIP``: no zone, no leading zeros."""
-    if not _IP_CHARS.fullmatch(text):
-        return False
+    octets = _IPV4.fullmatch(text)
+    if octets is not None:
+        first, second, third, fourth = octets.groups()
+        return IPv4Address(int(first) << 24 | int(second) << 16 | int(third) << 8 | int(fourth))
+    if not _IPV6_CHARS.fullmatch(text):
+        return None
     try:
-        ip_address(text)
+        return ip_address(text)
     except ValueError:
-        return False
-    return True
+        return None
+
+
+def is_ip(text: str) -> bool:
+    """Whether :func:`parse_ip` knows it."""
+    return _IPV4.fullmatch(text) is not None or parse_ip(text) is not None
 
 
 def is_dns_name(text: str) -> bool:

@@ -16,14 +16,13 @@ from config.document import (
     MAX_DEPTH,
     MAX_FAULTS,
     MAX_NODES,
-    MAX_NUMBER_CHARS,
     Parsed,
     Path,
     format_path,
-    line_at,
     parse,
     parse_path,
 )
+from config.scalars import MAX_NUMBER_CHARS
 
 
 @pytest.fixture(params=["c", "python"], autouse=True)
@@ -84,7 +83,7 @@ def test_every_entry_and_item_has_its_line() -> None:
         ("spec", "endpoints", 9): 2,
         ("spec", "text", "deeper"): 7,
     }
-    assert {path: line_at(found.lines, path) for path in lines} == lines
+    assert {path: found.lines.at(path) for path in lines} == lines
 
 
 def test_documents_are_separate_and_empty_ones_are_skipped() -> None:
@@ -95,8 +94,8 @@ def test_documents_are_separate_and_empty_ones_are_skipped() -> None:
 def test_an_alias_repeats_its_anchor_with_its_lines() -> None:
     (found,) = parse(b"a: &x\n  b: 1\nc: *x\n").documents
     assert found.value == {"a": {"b": 1}, "c": {"b": 1}}
-    assert line_at(found.lines, ("c",)) == 3
-    assert line_at(found.lines, ("c", "b")) == 2
+    assert found.lines.at(("c",)) == 3
+    assert found.lines.at(("c", "b")) == 2
 
 
 @pytest.mark.parametrize(

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
-from config.load import Loaded, load_dataplane, load_resources
+from config.load import READ_BYTES, Loaded, load_dataplane, load_resources
 from config.resources import Dataplane, Mesh, MeshExternalService, Secret
 
 MESH = "type: Mesh\nname: {}\n"
@@ -198,3 +200,16 @@ def test_a_mesh_of_the_second_version_is_kept(tmp_path: Path) -> None:
     assert (routing.zone_egress, routing.default_forbid_mes_access, routing.locality_aware) == (True, True, False)
     assert (mesh.mesh, mesh.kri()) == ("", "kri_m__default__m_")
     assert mesh.mtls is not None
+
+
+def test_a_pipe_has_no_size_of_its_own(tmp_path: Path) -> None:
+    """``<(kubectl get ...)``, more than what is read at a time."""
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    text = "".join(f"---\n{MESH.format(f'm{number}')}" for number in range(5000))
+    assert len(text) > READ_BYTES
+    with ThreadPoolExecutor(1) as others:
+        written = others.submit(pipe.write_text, text)
+        loaded = load_resources([pipe])
+        written.result()
+    assert len(loaded.documents) == 5000
