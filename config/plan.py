@@ -177,6 +177,8 @@ class ClusterPlan:
     hash_policies: tuple[HashPolicyPlan, ...] = ()
     through_egress: bool = False
     """The endpoints are zone egresses, which originate TLS to the service, and give requests its Host."""
+    source: IPv4Address | IPv6Address | None = None
+    """The address of this machine that connections come from; ``None``: the system chooses."""
     why_empty: str = ""
     """Why there are no endpoints, where that is not what the resource says."""
 
@@ -206,6 +208,8 @@ class ProbePlan:
     timeout_s: float = 2.0
     unhealthy_threshold: int = 1
     healthy_threshold: int = 1
+    source: IPv4Address | IPv6Address | None = None
+    """As of the cluster."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -76,6 +76,10 @@ from tls.policy import ClientCertificate
 CLIENT_CERTIFICATE_LABEL = "koguma.io/client-certificate"
 """On a MeshExternalService with TLS and without ``clientCert``: where the client certificate comes from instead."""
 FROM_IDENTITY = "identity"
+SOURCES: Mapping[int, Address] = {4: ip_address("127.0.0.6"), 6: ip_address("::6")}
+"""By IP version: whence connections go to a workload whose inbound connections the kernel redirects. Kuma's rules let
+those from here pass, and lead any other to an address of the machine back to the proxy.
+"""
 
 
 class Health(StrEnum):
@@ -662,7 +666,8 @@ class Planner:
             return
         if redirects:
             assert transparent is not None
-            _plan_redirect(draft, transparent, passes_through=self._passes_through(dataplane.mesh, current))
+            passes_through = self._passes_through(dataplane.mesh, current)
+            _plan_redirect(draft, transparent, Direction.OUTBOUND, passes_through=passes_through)
         bind_to_port = not redirects or self._settings.vips is True
         reachable = transparent.reachable_backends if transparent is not None else None
         before, self._bound = self._bound, {}
@@ -767,10 +772,13 @@ class _Draft:
 
 def _plan_inbounds(draft: _Draft, dataplane: Dataplane, terms: InboundTerms) -> None:
     networking = dataplane.networking
+    transparent, is_redirected = networking.transparent_proxying, networking.is_inbound_redirected
+    passes_through = terms.lets_undeclared_pass
     for index, inbound in enumerate(networking.inbound):
         field = f"networking.inbound[{index}]"
         bind = inbound.bind_address(networking)
-        if inbound.workload(networking) == (bind, inbound.port) or inbound.state is State.IGNORED:
+        is_own = inbound.workload(networking) == (bind, inbound.port)
+        if inbound.state is State.IGNORED or (is_own and not is_redirected):
             continue  # the application's own port; the loader has said so
         if not is_ip(bind):
             message = f'"{bind}" is a name: give the inbound an IP address to listen on'
@@ -783,8 +791,9 @@ def _plan_inbounds(draft: _Draft, dataplane: Dataplane, terms: InboundTerms) -> 
         if refusal is not None:
             message = f"the inbound is not opened: {refusal}, and plaintext would not be what you asked for"
             draft.object(field, message, Severity.WARNING)
+            passes_through = False
             continue
-        listener, cluster = _inbound(dataplane, inbound, networking)
+        listener, cluster = _inbound(dataplane, inbound, networking, is_redirected=is_redirected)
         if listener.name in draft.listeners:
             message = f'"{inbound.section}" is already the name of another inbound: give it one of its own'
             draft.object(field, message)
@@ -794,6 +803,9 @@ def _plan_inbounds(draft: _Draft, dataplane: Dataplane, terms: InboundTerms) -> 
         else:
             listener = replace(listener, acceptance=acceptance, permissions=terms.permissions(inbound))
         draft.add(listener, cluster)
+    if is_redirected:
+        assert transparent is not None
+        _plan_redirect(draft, transparent, Direction.INBOUND, passes_through=passes_through)
 
 
 def _add_problems(rows: dict[Key, ResourceState], problems: Iterable[Problem]) -> None:
@@ -887,24 +899,29 @@ def _bind(
     return _Bound(service, vips, access, bind_to_port, tuple(listeners))
 
 
-def _plan_redirect(draft: _Draft, transparent: TransparentProxying, *, passes_through: bool) -> None:
-    """Where the kernel redirects the application's connections to: Kuma's listener and cluster of passthrough."""
-    port = transparent.redirect_port_outbound
+def _plan_redirect(
+    draft: _Draft, transparent: TransparentProxying, direction: Direction, *, passes_through: bool
+) -> None:
+    """Where the kernel redirects connections to: Kuma's listener and cluster of passthrough."""
+    is_inbound = direction is Direction.INBOUND
+    port = transparent.redirect_port_inbound if is_inbound else transparent.redirect_port_outbound
     if not is_port(port):
-        draft.object("networking.transparentProxying.redirectPortOutbound", "port must be in the range [1, 65535]")
+        field = f"networking.transparentProxying.redirectPort{direction.capitalize()}"
+        draft.object(field, "port must be in the range [1, 65535]")
         return
     families = [("ipv4", "0.0.0.0")]
     if transparent.ip_family_mode is not IpFamilyMode.IPV4:
         families.append(("ipv6", "::"))
     for family, address in families:
-        name = f"self_transparentproxy_passthrough_outbound_{family}"
+        name = f"self_transparentproxy_passthrough_{direction}_{family}"
         listener = ListenerPlan(
-            name, Direction.OUTBOUND, ip_address(address), port, Protocol.TCP, name if passes_through else "",
+            name, direction, ip_address(address), port, Protocol.TCP, name if passes_through else "",
             original_dst=True,
         )  # fmt: skip
         draft.listeners[name] = listener
         if passes_through:
-            draft.clusters[name] = ClusterPlan(name, draft.mesh, "passthrough", Protocol.TCP, ())
+            source = SOURCES[listener.address.version] if is_inbound else None
+            draft.clusters[name] = ClusterPlan(name, draft.mesh, "passthrough", Protocol.TCP, (), source=source)
 
 
 class _Services:
@@ -934,16 +951,24 @@ def _row(
     return ResourceState(key[0], key[1], key[2], kri, document.file, document.line, health, problems, service)
 
 
-def _inbound(dataplane: Dataplane, inbound: Inbound, networking: Networking) -> tuple[ListenerPlan, ClusterPlan]:
+def _inbound(
+    dataplane: Dataplane, inbound: Inbound, networking: Networking, *, is_redirected: bool
+) -> tuple[ListenerPlan, ClusterPlan]:
     """A port of the application's, as Kuma names it; the time-outs are Kuma's for inbounds without a policy."""
     name = f"self_inbound_dp_{inbound.section}"
     protocol = inbound.plan_protocol
-    address, port = inbound.workload(networking)
-    target = IpTarget(ip_address(address), port)
+    text, port = inbound.workload(networking)
+    address = ip_address(text)
+    target, source = IpTarget(address, port), None
+    if is_redirected and not address.is_loopback:
+        source = SOURCES[address.version]
     probe = inbound.service_probe.plan(target) if inbound.service_probe is not None else None
+    if probe is not None and source is not None:
+        probe = replace(probe, source=source)
     listener = ListenerPlan(
-        name, Direction.INBOUND, ip_address(inbound.bind_address(networking)), inbound.port, protocol, name, probe=probe
-    )
+        name, Direction.INBOUND, ip_address(inbound.bind_address(networking)), inbound.port, protocol, name,
+        probe=probe, bind_to_port=not is_redirected,
+    )  # fmt: skip
     cluster = ClusterPlan(
         name=name,
         mesh=dataplane.mesh,
@@ -952,6 +977,7 @@ def _inbound(dataplane: Dataplane, inbound: Inbound, networking: Networking) -> 
         endpoints=(EndpointPlan(target),),
         connect_timeout_s=10.0,
         idle_timeout_s=7200.0,
+        source=source,
     )
     return listener, cluster
 

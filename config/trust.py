@@ -114,6 +114,18 @@ class InboundTerms:
         server_context(acceptance)  # OpenSSL has the last word: better now than at the first connection
         return acceptance
 
+    @property
+    def lets_undeclared_pass(self) -> bool:
+        """Whether what the kernel redirects may pass to a port that is no inbound: as in Kuma, with an identity only
+        where MeshTLS is permissive for the whole Dataplane.
+        """
+        if self._svid is None:
+            return self.refusal is None
+        confs = [entry.conf for policy, entry in self._tls if not _section(policy)]
+        conf = merge(confs) if confs else TlsConf()
+        assert isinstance(conf, TlsConf)
+        return self.refusal is None and conf.mode is InboundMode.PERMISSIVE
+
     def permissions(self, inbound: Inbound) -> Permissions | None:
         if not self._restricts:
             return None
@@ -353,5 +365,10 @@ def _tls_policies(documents: Iterable[Document], dataplane: Dataplane) -> list[t
 
 def _means(policy: Policy, section: Inbound | Listener) -> bool:
     """Whether a policy for the Dataplane is one for this section of it."""
-    meant = policy.target.section_name if policy.target.kind == TargetKind.DATAPLANE else None
+    meant = _section(policy)
     return not meant or meant in (section.section, str(section.port))
+
+
+def _section(policy: Policy) -> str | None:
+    """The only section of the Dataplane that a policy means."""
+    return policy.target.section_name if policy.target.kind == TargetKind.DATAPLANE else None

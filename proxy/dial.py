@@ -74,19 +74,19 @@ class Dialer:
         """
         with _Deadline(plan.connect_timeout_s, inner) as deadline:
             if plan.tls is None:
-                await self._connect(endpoint, inner)
+                await self._connect(endpoint, plan, inner)
                 return None
             explained = endpoint.explain
             try:
-                return await self._secure(endpoint, plan.tls, inner, deadline)
+                return await self._secure(endpoint, plan, plan.tls, inner, deadline)
             except Refused as refused:
                 if explained or not refused.verdict.cause.is_chain_failure:
                     raise
                 # Trusted until now, the endpoint was not asked what it presents. Once more, to be able to say.
-                return await self._secure(endpoint, plan.tls, inner, deadline)
+                return await self._secure(endpoint, plan, plan.tls, inner, deadline)
 
     async def _secure(
-        self, endpoint: Endpoint, policy: Origination, inner: Dialled, deadline: _Deadline
+        self, endpoint: Endpoint, plan: ClusterPlan, policy: Origination, inner: Dialled, deadline: _Deadline
     ) -> Established:
         handshake = ClientHandshake(
             policy,
@@ -99,7 +99,7 @@ class Dialer:
         )
         connector = deadline.connector = TlsConnector(handshake, inner, self._wall_clock)
         try:
-            await self._connect(endpoint, connector)
+            await self._connect(endpoint, plan, connector)
             established = await connector.result
         except asyncio.CancelledError:
             connector.abandon()
@@ -118,7 +118,7 @@ class Dialer:
             endpoint.session_policy = policy
         return endpoint.session_key
 
-    async def _connect(self, endpoint: Endpoint, protocol: asyncio.Protocol) -> None:
+    async def _connect(self, endpoint: Endpoint, plan: ClusterPlan, protocol: asyncio.Protocol) -> None:
         address = endpoint.address
         if isinstance(address, str):
             if address.startswith("@"):
@@ -126,6 +126,7 @@ class Dialer:
             else:
                 await self._loop.create_unix_connection(lambda: protocol, address)
             return
-        transport, _ = await self._loop.create_connection(lambda: protocol, address[0], address[1])
+        source = (str(plan.source), 0) if plan.source is not None else None
+        transport, _ = await self._loop.create_connection(lambda: protocol, *address, local_addr=source)
         if not transport.is_closing():
             keep_alive(cast("socket.socket", transport.get_extra_info("socket")))

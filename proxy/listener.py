@@ -117,7 +117,7 @@ class Listener:
             self.listening = True
             return
         try:
-            self._server = await self._loop.create_server(self._accept, sock=self._socket, backlog=BACKLOG)
+            self._server = await self._loop.create_server(self.accept, sock=self._socket, backlog=BACKLOG)
         except OSError as exc:
             raise StartError(f"cannot listen on {self.plan.bind}: {reason(exc)}") from exc
         self.listening = True
@@ -132,7 +132,8 @@ class Listener:
         if self.connections:
             self._sweep = self._loop.call_later(SWEEP_INTERVAL_S, self._check_times)
 
-    def _accept(self) -> Connection | Acceptor | Redirected:
+    def accept(self) -> Connection | Acceptor | Redirected:
+        """The protocol of a new connection."""
         if self.plan.is_door:
             return DoorAcceptor(self)
         if self.plan.original_dst:

@@ -89,10 +89,13 @@ class Probes:
 
 async def connect(plan: ProbePlan) -> str | None:
     """Why the application cannot be reached; ``None``: it can."""
-    loop = asyncio.get_running_loop()
+    loop, target = asyncio.get_running_loop(), plan.target
+    source = (str(plan.source), 0) if plan.source is not None else None
     try:
         async with asyncio.timeout(plan.timeout_s):
-            transport, _ = await loop.create_connection(asyncio.Protocol, str(plan.target.address), plan.target.port)
+            transport, _ = await loop.create_connection(
+                asyncio.Protocol, str(target.address), target.port, local_addr=source
+            )
     except TimeoutError:
         return f"no connection within {plan.timeout_s:g} s"
     except OSError as exc:

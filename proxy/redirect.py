@@ -5,6 +5,11 @@
         -> passthrough to the very destination, where the mesh allows it; or
         -> closed.
 
+    peer -> the application's port  netfilter REDIRECT     listener on redirectPortInbound
+        -> the inbound of that address and port, with its mTLS; or
+        -> passthrough to the application, where that is allowed (``InboundTerms.lets_undeclared_pass``); or
+        -> closed.
+
 The kernel remembers the destination with the connection (``SO_ORIGINAL_DST``). A connection that was not redirected has
 none: then it counts where it arrived, which is right for TPROXY. One that meant the redirecting port itself is closed,
 since passing it on would lead here again, and again. Our own connections must be exempt from the redirect, as in Kuma:
@@ -65,7 +70,7 @@ class Redirected(asyncio.Protocol):
         owner = listener.owner_of(destination)
         protocol: asyncio.Protocol
         if owner is not None:
-            protocol = owner.connection()
+            protocol = owner.accept()
         else:
             passed = Downstream(listener)
             passed.destination = Endpoint(destination, destination[0], False)

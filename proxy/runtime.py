@@ -56,7 +56,7 @@ class Runtime:
         self._drain_time_s = drain_time_s
         self._shares_ports = shares_ports
         self._leaving: set[Listener] = set()
-        self._destinations: dict[Destination, str] = {}
+        self._destinations: dict[tuple[Direction, Destination], str] = {}
         """The names of listeners by their addresses, while the kernel redirects connections to us."""
         self._drains_untrusted = plan.drain_untrusted
 
@@ -108,7 +108,7 @@ class Runtime:
         listener = Listener(part, self.clusters.get(part.cluster), self.limit, self._services.throttle)
         listener.access_log = self._services.access_log
         listener.shares_port = self._shares_ports
-        listener.owner_of = self._owner_of
+        listener.owner_of = lambda destination: self._owner_of(part.direction, destination)
         if part.is_door:
             listener.peer_counts = PeerCounts(listener.stats.peers)
         try:
@@ -123,8 +123,8 @@ class Runtime:
             return
         self.listeners[part.name] = listener
 
-    def _owner_of(self, destination: Destination) -> Listener | None:
-        name = self._destinations.get(destination)
+    def _owner_of(self, direction: Direction, destination: Destination) -> Listener | None:
+        name = self._destinations.get((direction, destination))
         return self.listeners.get(name) if name is not None else None
 
     def _lead_through_doors(self) -> None:
@@ -237,11 +237,10 @@ def _moves(step: Change) -> bool:
     )
 
 
-def _destinations(plan: Plan) -> dict[Destination, str]:
-    if not any(one.original_dst for one in plan.listeners.values()):
-        return {}
+def _destinations(plan: Plan) -> dict[tuple[Direction, Destination], str]:
+    directions = {one.direction for one in plan.listeners.values() if one.original_dst}
     return {
-        (str(one.address), one.port): one.name
+        (one.direction, (str(one.address), one.port)): one.name
         for one in plan.listeners.values()
-        if one.direction is Direction.OUTBOUND and not one.original_dst
+        if one.direction in directions and not one.original_dst and not one.door
     }

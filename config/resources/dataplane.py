@@ -239,6 +239,11 @@ class Networking(ProtoNode):
     transparent_proxying: TransparentProxying | None = Field(None, description="The kernel redirects traffic.")
     listeners: Listed[Listener] = Field((), description="The proxy is a zone's ingress or egress.")
 
+    @property
+    def is_inbound_redirected(self) -> bool:
+        """Whether the kernel brings connections that are for the application."""
+        return self.transparent_proxying is not None and self.transparent_proxying.redirect_port_inbound != 0
+
 
 class Dataplane(ProtoNode, Resource):
     """A proxy: what it listens on, and where its application is."""
@@ -322,7 +327,7 @@ def _inbound_rules(inbound: Inbound, networking: Networking) -> Iterator[Violati
         elif forwards_to_itself:
             text = "serviceAddress and servicePort has to differ from address and port"
             yield Violation(("serviceAddress",), text)
-    elif forwards_to_itself and is_port(inbound.port):
+    elif forwards_to_itself and is_port(inbound.port) and not networking.is_inbound_redirected:
         yield warning((), "forwards to itself: give the application another port (servicePort) or IP (serviceAddress)")
     if inbound.address and not is_ip(inbound.address):
         yield Violation(("address",), _BAD_ADDRESS)

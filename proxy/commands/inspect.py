@@ -8,7 +8,17 @@ from collections.abc import Iterator
 
 from config.document import format_path
 from config.naming import ServiceStatus
-from config.plan import Access, ClusterPlan, EjectionPlan, ListenerPlan, LoadBalancer, Plan, Protocol, RetryPlan
+from config.plan import (
+    Access,
+    ClusterPlan,
+    Direction,
+    EjectionPlan,
+    ListenerPlan,
+    LoadBalancer,
+    Plan,
+    Protocol,
+    RetryPlan,
+)
 from config.planner import Planned, ResourceState
 from config.policies.selection import NO_TERMS, Setting, Terms
 from config.resources.duration import format_duration
@@ -96,7 +106,8 @@ def _names(status: ServiceStatus | None) -> Iterator[str]:
 
 def _redirect(listener: ListenerPlan) -> Iterator[str]:
     rest = "pass through" if listener.cluster else "are closed"
-    yield f"{listener.direction} {listener.bind} <- connections that the kernel redirects; those to no service {rest}"
+    what = "inbound" if listener.direction is Direction.INBOUND else "service"
+    yield f"{listener.direction} {listener.bind} <- connections that the kernel redirects; those to no {what} {rest}"
 
 
 def _door(door: ListenerPlan, plan: Plan) -> Iterator[str]:
@@ -134,6 +145,8 @@ def _cluster(cluster: ClusterPlan, terms: Terms) -> Iterator[str]:
     for endpoint in cluster.endpoints:
         priority = f", priority {endpoint.priority}" if endpoint.priority else ""
         yield f"  endpoint  {endpoint.target}{priority}"
+    if cluster.source is not None:
+        yield f"  from      {cluster.source}"
     if cluster.through_egress:
         yield "  leaves    through the zone egress, which originates TLS to the service where the resource asks for it"
     elif cluster.tls is not None:

@@ -129,6 +129,30 @@ def test_with_one_every_inbound_demands_mtls(world: World) -> None:
     assert list(plan.trust.by_domain) == [OWN_DOMAIN]
 
 
+@pytest.mark.parametrize(
+    ("documents", "passes"),
+    [
+        ([], True),
+        ([identity()], False),
+        ([identity(), mesh_tls("all", mode="Permissive")], True),
+        ([identity(), mesh_tls("all", mode="Strict")], False),
+        ([identity(), mesh_tls("one", {"kind": "Dataplane", "sectionName": "8080"}, mode="Permissive")], False),
+        ([identity(), {"type": "MeshTLS", "mesh": "default", "name": "broken", "spec": 7}], False),
+    ],
+    ids=["plaintext", "mtls", "permissive", "strict", "permissive inbound", "not to be read"],
+)
+def test_what_is_redirected_to_no_inbound_may_pass(world: World, documents: list[Any], passes: bool) -> None:
+    """As in Kuma 3: with an identity, only where all may come unverified."""
+    world.write(*documents)
+    world.file.write_text(
+        world.file.read_text().replace(
+            "networking:", "networking:\n  transparentProxying: {redirectPortInbound: 15006}"
+        )
+    )
+    entry = world.plan().listeners["self_transparentproxy_passthrough_inbound_ipv4"]
+    assert (entry.cluster != "") is passes
+
+
 def test_the_key_stays_in_the_state_directory(world: World) -> None:
     world.write(identity())
     first = world.plan()

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from config.load import Loader, load_dataplane
-from config.plan import Access, ListenerPlan, NamePlan, Plan, Protocol
+from config.plan import Access, Direction, ListenerPlan, NamePlan, Plan, Protocol
 from config.planner import Health, Planned, Planner, ResourceState, Settings
 from config.vips import parse_pools
 from tests.kit import yamlkit
@@ -310,6 +310,44 @@ def test_passthrough_is_the_meshs_to_forbid(tmp_path: Path, mesh: str, passes: b
     (listener, *_) = world.plan().listeners.values()
     assert bool(listener.cluster) is passes
     assert (PASSTHROUGH in world.plan().clusters) is passes
+
+
+def inbound_world(tmp_path: Path, address: str, **transparent: Any) -> World:
+    world = World(tmp_path, vips=None)
+    document = yamlkit.dataplane(inbounds=[{"port": 8080}, {"port": 9090, "serviceAddress": "127.0.0.1"}])
+    document["networking"] |= {"address": address, "transparentProxying": transparent}
+    world.dataplane_file.write_text(yamlkit.render(document))
+    return world
+
+
+@pytest.mark.parametrize(("address", "source"), [("10.0.0.7", "127.0.0.6"), ("fd00::7", "::6")])
+def test_redirected_inbounds(tmp_path: Path, address: str, source: str) -> None:
+    """The application listens at the inbound's own address: the kernel keeps the two apart."""
+    world = inbound_world(tmp_path, address, redirectPortInbound=15006)
+    plan = world.plan()
+    assert not any("forwards to itself" in problem.message for problem in world.planned().problems)
+    own, other = plan.listeners["self_inbound_dp_8080"], plan.listeners["self_inbound_dp_9090"]
+    assert (str(own.address), own.port, own.bind_to_port) == (address, 8080, False)
+    assert (str(other.address), other.port, other.bind_to_port) == (address, 9090, False)
+    assert str(plan.clusters[own.cluster].source) == source
+    assert plan.clusters[other.cluster].source is None, "a loopback address is never redirected"
+    entry = plan.listeners["self_transparentproxy_passthrough_inbound_ipv4"]
+    assert (entry.port, entry.direction, entry.original_dst) == (15006, Direction.INBOUND, True)
+    assert str(plan.clusters[entry.cluster].source) == "127.0.0.6"
+    assert str(plan.clusters["self_transparentproxy_passthrough_inbound_ipv6"].source) == "::6"
+    assert "self_transparentproxy_passthrough_outbound_ipv4" not in plan.listeners
+
+
+def test_inbounds_that_are_not_redirected(tmp_path: Path) -> None:
+    world = inbound_world(tmp_path, "10.0.0.7", redirectPortOutbound=15001)
+    plan = world.plan()
+    assert "self_inbound_dp_8080" not in plan.listeners
+    assert plan.listeners["self_inbound_dp_9090"].bind_to_port
+    assert any("forwards to itself" in problem.message for problem in world.planned().problems)
+    (problem,) = (
+        one for one in inbound_world(tmp_path, "10.0.0.7", redirectPortInbound=-1).planned().problems if one.is_error
+    )
+    assert problem.field == "networking.transparentProxying.redirectPortInbound"
 
 
 def test_a_port_that_is_none(tmp_path: Path) -> None:

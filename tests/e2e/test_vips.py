@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 
 from tests.kit import client, netns, peers, poll, yamlkit
+from tests.kit.ca import Authority, key_pem
 from tests.kit.koguma import KOGUMA, Koguma, run_to_end
 from tests.kit.origins import Origin, always, ok
 from tests.kit.peers import Peer
@@ -217,8 +218,9 @@ import socket, sys
 with socket.create_server((sys.argv[1], int(sys.argv[2])), family=int(sys.argv[3])) as server:
     print("ready", flush=True)
     while True:
-        sock, _ = server.accept()
-        sock.sendall(b"direct " + sock.recv(100))
+        sock, peer = server.accept()
+        whence = b" " + peer[0].encode() if peer[0] == "127.0.0.6" else b""
+        sock.sendall(b"direct " + sock.recv(100) + whence)
         sock.close()
 """
 
@@ -277,6 +279,38 @@ def test_transparent_proxying(tmp_path: Path, workers: str) -> None:
             )
             assert ask("10.9.9.9", 7777) == ""
             assert ask("242.1.2.3", PORT) == "hello"
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_redirected_inbounds(tmp_path: Path, workers: str) -> None:
+    """Peers connect to the application's own address and port; with an identity nobody passes by the proxy."""
+    netns.require()
+    port = free_port()
+    steps = [f"{netns.PYTHON} -m tests.kit.redirect {port}", "ip addr add 10.9.9.9/32 dev lo"]
+    probe = netns.run(netns.unshared(["true"], first=steps[0]))
+    if probe.exit_code != 0:
+        pytest.skip(f"nf_tables cannot redirect here: {probe.stderr.strip()[-200:]}")
+    koguma = Koguma(tmp_path / "koguma", program=netns.unshared(KOGUMA, first=" && ".join(steps)))
+    koguma.args += ["--concurrency", workers]
+    document = yamlkit.dataplane(inbounds=[{"port": 7777}])
+    document["networking"] |= {"address": "10.9.9.9", "transparentProxying": {"redirectPortInbound": port}}
+    koguma.dataplane_file.parent.mkdir(parents=True, exist_ok=True)
+    koguma.dataplane_file.write_text(yamlkit.render(document))
+
+    def ask(address: str, port: int) -> str:
+        pid = koguma.program.pid
+        return netns.run_beside(pid, netns.PYTHON, "-c", CLIENT, str(USER), address, str(port)).stdout.strip()
+
+    with koguma, echoes(koguma, "10.9.9.9", socket.AF_INET), echoes(koguma, "127.0.0.1", socket.AF_INET):
+        assert ask("10.9.9.9", 7777) == "direct hello 127.0.0.6", "by the inbound"
+        assert ask("127.0.0.1", 7777) == "direct hello 127.0.0.6", "no inbound: passed through"
+        assert ask("10.9.9.9", 7778) == "", "nobody listens"
+        authority = Authority.root("CA")
+        koguma.changing(
+            lambda: koguma.write("identity.yaml", yamlkit.mesh_identity(authority.pem, key_pem(authority.key)))
+        )
+        assert ask("10.9.9.9", 7777) == "", "plaintext at an inbound with mTLS"
+        assert ask("127.0.0.1", 7777) == "", "past it"
 
 
 @pytest.mark.slow

@@ -11,7 +11,7 @@ from ipaddress import ip_address
 
 import pytest
 
-from config.plan import ListenerPlan, Plan, Protocol
+from config.plan import Direction, ListenerPlan, Plan, Protocol
 from proxy.listener import Listener
 from proxy.redirect import original_destination
 from tests.kit import client, peers
@@ -19,8 +19,10 @@ from tests.kit.origins import Origin, always, ok
 from tests.kit.peers import Peer
 from tests.kit.ports import free_port
 from tests.kit.rawhttp import Wire
+from tests.proxy.inbound_rig import ACCEPTANCE, GOOD
 from tests.proxy.rig import LoopThread, cluster_plan, listener_plan, target_of
 from tests.proxy.test_runtime import NOBODY, Running
+from tests.tls.inbound import client_context
 
 VIP = "242.7.8.9"
 PASSTHROUGH = "passthrough"
@@ -129,6 +131,56 @@ def test_a_virtual_ip_that_is_removed(proxy: Redirecting) -> None:
             lambda: proxy.running.runtime.clusters[PASSTHROUGH].stats.upstream_cx_total == 1, "it to be passed through"
         )
         client.reset(app)
+
+
+class RedirectingInbound(Running):
+    """A proxy to which every connection comes redirected, on its way to the inbound ``10.1.2.3:80`` with mTLS; there is
+    an outbound of the same address.
+    """
+
+    def __init__(self, loop: LoopThread, peer: Peer, passing: str) -> None:
+        super().__init__(loop)
+        self.port, place = free_port(), {"address": ip_address("10.1.2.3"), "bind_to_port": False}
+        redirect = replace(listener_plan(self.port, passing, "redirect"), original_dst=True)
+        parts = [
+            replace(redirect, direction=Direction.INBOUND),
+            replace(listener_plan(80, "nowhere", "outbound"), **place),
+            replace(listener_plan(80, "app", "inbound"), **place, direction=Direction.INBOUND, acceptance=ACCEPTANCE),
+        ]
+        clusters = {"app": cluster_plan([target_of(peer)]), "nowhere": cluster_plan([], "nowhere")}
+        clusters[PASSTHROUGH] = replace(cluster_plan([], PASSTHROUGH), source=ip_address("127.0.0.6"))
+        assert self.apply(Plan(NOBODY.proxy, {one.name: one for one in parts}, clusters)).failed == {}
+        self.destination = ("10.1.2.3", 80)
+        self.runtime.listeners["redirect"].destination_of = lambda _sock: self.destination
+
+
+def test_an_inbound_keeps_its_mtls(loop: LoopThread, peer: Peer) -> None:
+    proxy = RedirectingInbound(loop, peer, PASSTHROUGH)
+    context = client_context(GOOD, alpn=("kuma",))
+    with socket.create_connection(("127.0.0.1", proxy.port), 10) as raw, context.wrap_socket(raw) as sock:
+        sock.sendall(b"ping")
+        assert sock.recv(100) == b"ping"
+    assert loop.look(lambda: proxy.runtime.listeners["inbound"].stats.ssl_handshake) == 1
+    assert client.gets_nowhere(proxy.port), "plaintext"
+    assert len(peer.seen) == 1
+    proxy.close()
+
+
+@pytest.mark.parametrize("passing", [PASSTHROUGH, ""])
+def test_what_is_no_inbound_passes_from_a_source_of_its_own_or_not_at_all(loop: LoopThread, passing: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        server.settimeout(10)
+        with Peer(peers.echo) as peer:
+            proxy = RedirectingInbound(loop, peer, passing)
+        proxy.destination = server.getsockname()[:2]
+        with client.connect(proxy.port) as app:
+            if passing:
+                accepted, (whence, _) = server.accept()
+                accepted.close()
+                assert whence == "127.0.0.6"
+            else:
+                assert app.recv(1) == b""
+        proxy.close()
 
 
 def test_without_a_redirect_the_destination_is_where_it_arrived() -> None:
