@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import sys
+from dataclasses import dataclass
 
 from config import vipstate
+from config.extension import Extensions
 from config.issuers import IdentityFiles
 from config.load import Loaded, Loader, load_dataplane
 from config.planner import Planned, Planner, Settings
@@ -37,8 +39,25 @@ def read_leases(vips: VirtualIps) -> tuple[Lease, ...]:
     return tuple(vipstate.load(vips.state_dir)) if vips.state_dir is not None else ()
 
 
-def read_all(sources: Sources, partial: bool, vips: VirtualIps | None = None) -> tuple[Planned, Planner]:
-    """For the commands that read once and do not stay. Raises :class:`~config.vipstate.StateError`."""
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """All that was read at one moment, and what it is planned with."""
+
+    planner: Planner
+    resources: Loaded
+    dataplane: Loaded
+
+    def plan(self) -> Planned:
+        return self.planner.plan(self.resources, self.dataplane, wall_clock())
+
+
+def read_all(sources: Sources, partial: bool, vips: VirtualIps | None = None) -> Planned:
+    """For the commands that read and plan once, and do not stay. Raises :class:`~config.vipstate.StateError`."""
+    return read(sources, InstalledExtensions(), partial=partial, vips=vips).plan()
+
+
+def read(sources: Sources, extensions: Extensions, *, partial: bool = False, vips: VirtualIps | None = None) -> Reading:
+    """Raises :class:`~config.vipstate.StateError`."""
     vips = vips or VirtualIps()
     files = IdentityFiles(sources.identity) if sources.identity is not None else None
     if files is not None:
@@ -49,10 +68,9 @@ def read_all(sources: Sources, partial: bool, vips: VirtualIps | None = None) ->
         vips=vips.listen,
         pools=vips.pools,
         leases=read_leases(vips),
-        extensions=InstalledExtensions(),
+        extensions=extensions,
         identity_files=files,
         identity_dir=vips.identity_dir,
     )
-    planner = Planner(settings)
     dataplane = read_dataplane(sources, standard_input(sources))
-    return planner.plan(Loader().load(sources.resources), dataplane, wall_clock()), planner
+    return Reading(Planner(settings), Loader().load(sources.resources), dataplane)

@@ -1,6 +1,7 @@
 """``koguma diagnose``: dial every endpoint of a service as the proxy would, and explain the verdict.
 
-Nothing of an application's is sent: a connection is made, TLS is spoken, and it is closed again.
+Nothing of an application's is sent: a connection is made, TLS is spoken, and it is closed again. A service with an
+extension is diagnosed with what that supplies within ``SUPPLY_WAIT_S``.
 """
 
 from __future__ import annotations
@@ -15,7 +16,8 @@ from typing import cast
 import uvloop
 
 from config.plan import ClusterPlan
-from config.planner import Planned
+from config.planner import Planned, ResourceState
+from config.problems import Problem
 from proxy.balance import Endpoint
 from proxy.clock import wall_clock
 from proxy.cluster import resolved_endpoints
@@ -23,14 +25,18 @@ from proxy.dial import Dialer
 from proxy.dialled import Dialled
 from proxy.dnsquery import Address, ResolutionError
 from proxy.exits import EXIT_INVALID, EXIT_OK, EXIT_USAGE
+from proxy.extensions.host import ExtensionHost
+from proxy.extensions.registry import Registry
 from proxy.lookup import Resolver
 from proxy.options import Names, Sources
-from proxy.reading import read_all
+from proxy.reading import read
 from proxy.relay import ByteTransport
 from tls.handshake import Established, Refused
 from tls.material import CertificateFacts, describe_certificate
 from tls.verdict import Phase, Verdict, classify, unresolved
 
+SUPPLY_WAIT_S = 10.0
+"""How long an extension may take for its first supply."""
 SETTLE_S = 0.3
 """How long to listen after a TLS 1.3 handshake: a server that rejects our certificate says so only then."""
 
@@ -67,24 +73,64 @@ class Finding:
 
 def diagnose(name: str, sources: Sources, names: Names, output: str) -> int:
     """Exit code 0 where every endpoint is fine."""
-    planned, planner = read_all(sources, partial=False)
-    plans = [plan for plan in planner.services if name in (plan.service, plan.name)]
-    if planned.plan is not None:
-        plans = [plan for plan in plans if plan.mesh == planned.plan.proxy.mesh] or plans
-    if not plans:
-        return _unknown(name, planned)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        findings = runner.run(_dial_all(plans[0], names))
+        return runner.run(_diagnose(name, sources, names, output))
+
+
+async def _diagnose(name: str, sources: Sources, names: Names, output: str) -> int:
+    loop, something_new = asyncio.get_running_loop(), asyncio.Event()
+    resolver = Resolver(names.upstreams or None, names.hosts_file, loop.time)
+    host = ExtensionHost(Registry(), something_new.set, resolver.nameservers)
+    try:
+        reading = read(sources, host)
+        planned = reading.plan()
+        state = _find(name, planned)
+        if state is not None and await _was_supplied(state, host, something_new):
+            planned = reading.plan()
+            state = _find(name, planned)
+    finally:
+        host.close()
+    if state is None or state.cluster is None:
+        return _unknown(name, planned)
+    plan = state.cluster
+    findings = await _dial_all(plan, resolver)
+    notes = [problem for problem in state.problems if problem.field.startswith("spec.extension")]
     if output == "json":
-        json.dump(_as_json(plans[0], findings), sys.stdout, indent=2)
+        json.dump(_as_json(plan, findings, notes), sys.stdout, indent=2)
         print()
     else:
-        print(f"{plans[0].service} ({plans[0].name})")
+        print(f"{plan.service} ({plan.name})")
+        for note in notes:
+            print(f"  {note.message}")
         for finding in findings:
-            print("\n".join(_explain(finding, plans[0])))
+            print("\n".join(_explain(finding, plan)))
         if not findings:
             print("  no endpoints: every connection will be refused")
     return EXIT_OK if findings and all(finding.verdict is None for finding in findings) else EXIT_INVALID
+
+
+def _find(name: str, planned: Planned) -> ResourceState | None:
+    """A service that can run, of the proxy's mesh before others."""
+    found = [one for one in planned.resources if one.cluster is not None and name in (one.name, one.cluster.name)]
+    if planned.plan is not None:
+        mesh = planned.plan.proxy.mesh
+        found = [one for one in found if one.mesh == mesh] or found
+    return found[0] if found else None
+
+
+async def _was_supplied(state: ResourceState, host: ExtensionHost, something_new: asyncio.Event) -> bool:
+    """Whether the service has an extension. It was given time for its first supply, or its first fault."""
+    assert state.service is not None
+    service = state.service.service
+    if service.extension is None:
+        return False
+    host.apply({(state.kind, state.mesh, state.name, service.meta.namespace): service.extension})
+    try:
+        async with asyncio.timeout(SUPPLY_WAIT_S):
+            await something_new.wait()
+    except TimeoutError:
+        pass
+    return True
 
 
 def _unknown(name: str, planned: Planned) -> int:
@@ -101,9 +147,7 @@ def _unknown(name: str, planned: Planned) -> int:
     return EXIT_INVALID
 
 
-async def _dial_all(plan: ClusterPlan, names: Names) -> list[Finding]:
-    loop = asyncio.get_running_loop()
-    resolver = Resolver(names.upstreams or None, names.hosts_file, loop.time)
+async def _dial_all(plan: ClusterPlan, resolver: Resolver) -> list[Finding]:
     addresses: dict[str, Iterable[Address]] = {}
     findings = []
     for name in dict.fromkeys(plan.dns_names):
@@ -176,10 +220,11 @@ def _chain(established: Established) -> list[CertificateFacts]:
     return [describe_certificate(der) for der in established.chain] or [established.peer]
 
 
-def _as_json(plan: ClusterPlan, findings: list[Finding]) -> dict[str, object]:
+def _as_json(plan: ClusterPlan, findings: list[Finding], notes: Iterable[Problem]) -> dict[str, object]:
     return {
         "service": plan.service,
         "cluster": plan.name,
+        "notes": [note.message for note in notes],
         "endpoints": [
             {
                 "target": finding.target,

@@ -89,7 +89,7 @@ def hosts_snippet(sources: Sources, vips: VirtualIps) -> int:
         print("koguma: --format hosts needs --dataplane-file and --resources: it lists their names", file=sys.stderr)
         return EXIT_USAGE
     try:
-        planned, _ = read_all(sources, partial=False, vips=replace(vips, listen=True))
+        planned = read_all(sources, partial=False, vips=replace(vips, listen=True))
     except vipstate.StateError as exc:
         print(f"koguma: {exc}", file=sys.stderr)
         return EXIT_CANNOT_START

@@ -32,7 +32,7 @@ from tls.policy import Origination
 
 def inspect(sources: Sources, output: str, vips: VirtualIps | None = None) -> int:
     try:
-        planned, _ = read_all(sources, partial=False, vips=vips)
+        planned = read_all(sources, partial=False, vips=vips)
     except StateError as exc:
         print(f"koguma: {exc}", file=sys.stderr)
         return EXIT_CANNOT_START

@@ -18,7 +18,7 @@ from proxy.reading import read_all
 def export(sources: Sources, state: VirtualIps, identity: str | None, form: Form) -> int:
     """YAML on standard output, what stands against it on standard error."""
     try:
-        planned, _ = read_all(sources, partial=False, vips=state)
+        planned = read_all(sources, partial=False, vips=state)
     except StateError as exc:
         print(f"koguma: {exc}", file=sys.stderr)
         return EXIT_CANNOT_START
