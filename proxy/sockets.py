@@ -4,6 +4,14 @@ from __future__ import annotations
 
 import errno
 import socket
+from ipaddress import IPv6Address
+from pathlib import Path
+
+IPV6_FREEBIND = 78
+"""``linux/in6.h``; Python has no name for it."""
+IPV6_ROUTES = Path("/proc/net/ipv6_route")
+RTF_LOCAL = 0x80000000
+"""``linux/ipv6_route.h``"""
 
 KEEPALIVE_IDLE_S, KEEPALIVE_INTERVAL_S, KEEPALIVE_PROBES = 60, 15, 4
 
@@ -45,12 +53,42 @@ def bind(
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         if sock.family == socket.AF_INET6:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-        sock.bind((address, port))
+        _bind(sock, address, port)
     except OSError as exc:
         sock.close()
         raise StartError(f"cannot listen on {where}: {reason(exc)}") from exc
     sock.setblocking(False)
     return sock
+
+
+def _bind(sock: socket.socket, address: str, port: int) -> None:
+    """Raises ``OSError``. Of IPv4, any address that a route makes local can be bound; of IPv6 only those of interfaces,
+    unless one insists.
+    """
+    try:
+        sock.bind((address, port))
+    except OSError as exc:
+        if exc.errno != errno.EADDRNOTAVAIL or sock.family != socket.AF_INET6 or not _has_local_route(address):
+            raise
+        sock.setsockopt(socket.IPPROTO_IPV6, IPV6_FREEBIND, 1)
+        sock.bind((address, port))
+
+
+def _has_local_route(address: str) -> bool:
+    """Whether a route makes an IPv6 address local: on Linux, by ``/proc/net/ipv6_route`` (network, length, and more,
+    flags, device; in hexadecimal).
+    """
+    try:
+        routes = IPV6_ROUTES.read_text().splitlines()
+    except OSError:
+        return False
+    value = int(IPv6Address(address))
+    for route in routes:
+        network, length, *_, flags, _device = route.split()
+        shift = 128 - int(length, 16)
+        if int(flags, 16) & RTF_LOCAL and value >> shift == int(network, 16) >> shift:
+            return True
+    return False
 
 
 def reason(exc: OSError) -> str:

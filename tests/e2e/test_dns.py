@@ -8,6 +8,7 @@ import re
 import shutil
 import socket
 import subprocess
+from ipaddress import ip_address, ip_network
 from pathlib import Path
 
 import dns.message
@@ -20,6 +21,7 @@ from tests.kit import client, netns, peers, poll, yamlkit
 from tests.kit import koguma as harness
 from tests.kit.dns import DnsServer
 from tests.kit.koguma import KOGUMA, Koguma
+from tests.kit.origins import Origin, always, ok
 from tests.kit.peers import Peer
 
 CIDR = "127.242.0.0/16"
@@ -204,32 +206,51 @@ with socket.create_connection((sys.argv[1], int(sys.argv[2])), 5) as sock:
 """
 
 
-def test_kumas_own_addresses_through_the_c_library(tmp_path: Path) -> None:
-    """resolv.conf, getent, a client by name: what an application does, on 242.0.0.0/8."""
+VIPS_UP = " ".join([*KOGUMA, "vips", "up"])
+ANY_PORT = "echo 0 > /proc/sys/net/ipv4/ip_unprivileged_port_start"
+UNPRIVILEGED = ["setpriv", "--bounding-set=-all", "--inh-caps=-all"]
+
+
+@pytest.mark.parametrize(
+    ("cidr", "first", "who"),
+    [("242.0.0.0/8", VIPS_UP, []), (CIDR, ANY_PORT, UNPRIVILEGED)],
+    ids=["kuma's own", "unprivileged"],
+)
+def test_what_applications_do(tmp_path: Path, cidr: str, first: str, who: list[str]) -> None:
+    """resolv.conf, the C library, dig, curl and Python, by name: on 242.0.0.0/8, and without any privilege."""
     netns.require()
     resolv_conf = tmp_path / "resolv.conf"
     resolv_conf.write_text("nameserver 127.0.0.1\noptions timeout:2 attempts:1\n")
-    vips_up = " ".join([*KOGUMA, "vips", "up"])
     koguma = Koguma(
         tmp_path / "koguma",
-        program=netns.unshared(KOGUMA, first=vips_up, resolv_conf=resolv_conf),
-        args=["--vips", "--dns-port", "53", "--dns-upstream", "127.0.0.1:9"],
+        program=netns.unshared([*who, *KOGUMA], first=first, resolv_conf=resolv_conf),
+        args=["--vips", "--vip-cidr", cidr, "--dns-port", "53", "--dns-upstream", "127.0.0.1:9"],
     )
-    with Peer(peers.echo, at=str(tmp_path / "peer")) as peer:
+    with (
+        Peer(peers.echo, at=str(tmp_path / "peer")) as peer,
+        Origin(always(ok(b"a page")), at=str(tmp_path / "web")) as web,
+    ):
         koguma.write("app.yaml", mes("app", peer))
+        koguma.write("web.yaml", yamlkit.mes("web", 80, [web.endpoint], protocol="http"))
         with koguma:
             pid = koguma.program.pid
             found = netns.run_beside(pid, "getent", "hosts", NAME)
             assert found.exit_code == 0, found.output
             address, name = found.stdout.split()
-            assert address.startswith("242.")
+            assert ip_address(address) in ip_network(cidr)
             assert name == NAME
             talked = netns.run_beside(pid, netns.PYTHON, "-c", CLIENT, NAME, str(PORT))
             assert talked.stdout == f"{address} by name\n", talked.output
             assert netns.run_beside(pid, "getent", "hosts", address).stdout.split() == [address, NAME]
             assert netns.run_beside(pid, "getent", "hosts", "typo.extsvc.mesh.local").exit_code == 2
-            status = netns.run_beside(pid, *KOGUMA, "vips", "status")
-            assert "242.0.0.0/8 is local: route 242.0.0.0/8 (set by koguma)" in status.stdout
+            if shutil.which("dig") is not None:
+                assert netns.run_beside(pid, "dig", "+short", NAME).stdout == f"{address}\n"
+            if shutil.which("curl") is not None:
+                page = netns.run_beside(pid, "curl", "--silent", "http://web.extsvc.mesh.local/")
+                assert page.stdout == "a page", page.output
+            if not who:
+                status = netns.run_beside(pid, *KOGUMA, "vips", "status")
+                assert "242.0.0.0/8 is local: route 242.0.0.0/8 (set by koguma)" in status.stdout
             poll.until(lambda: koguma.program.is_running, "it to run still")
 
 

@@ -209,6 +209,32 @@ def test_kumas_own_addresses(tmp_path: Path) -> None:
             assert talked.stdout == "hello\n", talked.output
 
 
+def test_ipv6_addresses_of_a_route(tmp_path: Path) -> None:
+    """Where Linux lets nobody bind but what an interface has."""
+    netns.require()
+    pool = ["--vip-cidr", "fd00:f2::/64"]
+    vips_up = " ".join([*KOGUMA, "vips", "up", *pool])
+    koguma = Koguma(tmp_path / "koguma", program=netns.unshared(KOGUMA, first=vips_up))
+    koguma.args += ["--vips", "--no-dns-enabled", *pool]
+    with Peer(peers.echo, at=str(tmp_path / "peer")) as peer:
+        koguma.write("db.yaml", mes("db", peer))
+        with koguma:
+            pid = koguma.program.pid
+            status = netns.run_beside(pid, netns.PYTHON, "-c", ADMIN, str(koguma.admin_port))
+            address = json.loads(status.stdout)["resources"][0]["status"]["vip"]["ip"]
+            assert ip_address(address) in ip_network("fd00:f2::/64")
+            talked = netns.run_beside(pid, netns.PYTHON, "-c", CLIENT, str(USER), address, str(PORT))
+            assert talked.stdout == "hello\n", talked.output
+
+
+def test_ipv6_addresses_without_a_route(tmp_path: Path) -> None:
+    koguma = new(tmp_path, cidr="fd00:f3::/64")
+    koguma.write("db.yaml", mes("db"))
+    code, line = starting(koguma)
+    assert code == 3
+    assert "no such address on this machine (VIPs outside 127.0.0.0/8 need a route: koguma vips up)" in line
+
+
 ADMIN = """
 import sys, urllib.request
 print(urllib.request.urlopen(f"http://127.0.0.1:{sys.argv[1]}/resources").read().decode())
