@@ -94,7 +94,7 @@ def test_why_it_does_not_answer() -> None:
 
 def test_one_that_takes_too_long(monkeypatch: pytest.MonkeyPatch) -> None:
     async def probe() -> str | None:
-        async def never(*_: object) -> None:
+        async def never(*_: object, **_more: object) -> None:
             await asyncio.get_running_loop().create_future()
 
         loop = asyncio.get_running_loop()
