@@ -8,6 +8,11 @@ from collections.abc import Callable
 from proxy.relay import ByteTransport
 from proxy.wire.h2 import Connection
 
+MAX_WRITE_BYTES = 256 * 1024
+"""Handed to the transport at a time: a peer with large windows, who comes back to many streams, is sent megabytes in a
+turn. TLS would encrypt them all before the first goes out, in buffers that each connection keeps, and out of any cache.
+"""
+
 
 class Http2Output:
     """``sent`` counts bytes handed to the transport. ``is_held``: a read is being worked through, at whose end its
@@ -37,5 +42,11 @@ class Http2Output:
         pieces = self._engine.take()
         if pieces and not self.transport.is_closing():
             block = b"".join(pieces)
-            self.sent += len(block)
-            self.transport.write(block)
+            size = len(block)
+            self.sent += size
+            if size <= MAX_WRITE_BYTES:
+                self.transport.write(block)
+                return
+            view = memoryview(block)
+            for start in range(0, size, MAX_WRITE_BYTES):
+                self.transport.write(view[start : start + MAX_WRITE_BYTES])

@@ -28,6 +28,7 @@ def test_rows_by_name() -> None:
     assert [row.full_name for row in choose_rows(["http/2 SMALL"], False)] == [
         "HTTP/2: HTTP/2 small",
         "HTTP/2: HTTP/2 small, TLS",
+        "Inbound mTLS: HTTP/2 small, mTLS",
     ]
     assert choose_rows([], False) == ROWS
     quick = choose_rows([], True)
