@@ -328,3 +328,34 @@ def test_no_text_has_a_key(world: World, given: IdentityPaths) -> None:
     body = key_pem(OTHER.key).splitlines()[1]
     assert "does not belong" in said
     assert body not in said
+
+
+# As a client --------------------------------------------------------------------------------------------------------
+
+
+def service() -> yamlkit.Document:
+    tls = yamlkit.tls(ca=yamlkit.inline_string(PARTNER.pem), server_name="partner.test")
+    document = yamlkit.mes("partner", 443, [{"address": "127.0.0.1", "port": 8443}], tls=tls)
+    return document | {"labels": {"koguma.io/client-certificate": "identity"}}
+
+
+def presented(world: World) -> list[bytes]:
+    plan = world.planned()
+    services = [state.cluster for state in plan.resources if state.cluster is not None]
+    return [one.tls.client.chain_pem for one in services if one.tls is not None and one.tls.client is not None]
+
+
+def test_outbounds_present_what_the_agent_has_issued(world: World) -> None:
+    world.write(spire(), service())
+    assert presented(world) == []
+    world.delivery = issued()
+    assert presented(world) == [world.delivery.svids[0].pair.chain_pem]
+    world.delivery = issued()
+    assert presented(world) == [world.delivery.svids[0].pair.chain_pem]
+    world.now = world.delivery.svids[0].not_after
+    assert presented(world) == []
+
+
+def test_outbounds_present_what_is_in_files(world: World, given: IdentityPaths) -> None:
+    world.write(service())
+    assert presented(world) == [given.certificate.read_bytes()]

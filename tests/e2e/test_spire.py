@@ -4,6 +4,7 @@ broken connection; without it the last word holds until it expires, and nothing 
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from tests.kit import peers, poll, yamlkit
 from tests.kit.ca import Authority
 from tests.kit.mtls import MtlsClient, is_refused
 from tests.kit.peers import Peer
-from tests.kit.spiffe_agent import SpiffeAgent, leaf, svid
+from tests.kit.spiffe_agent import SpiffeAgent, bundle, leaf, svid
 from tests.kit.yamlkit import Document
 
 CA, PARTNER_CA, STRANGER_CA = Authority.root("Zone 1"), Authority.root("Partner"), Authority.root("Stranger")
@@ -206,3 +207,60 @@ def test_kumas_variable_is_a_path(tmp_path: Path, agent: SpiffeAgent, applicatio
     port = zone.inbound(application)
     with agent, zone.proxy:
         assert not is_refused(port, SHOP, CA)
+
+
+class Load:
+    """A connection after another, without a pause. TLS 1.2, so that whoever is refused is told so."""
+
+    def __init__(self, port: int, *trusting: Authority) -> None:
+        self.answered = 0
+        self.failures: list[str] = []
+        self.caller = SHOP
+        self._port, self._trusting = port, trusting
+        self._over = threading.Event()
+        self._threads = [threading.Thread(target=self._run, daemon=True) for _ in range(2)]
+
+    def _run(self) -> None:
+        while not self._over.is_set():
+            try:
+                with MtlsClient(self._port, self.caller, *self._trusting) as client:
+                    assert client.ask() == b"ping"
+            except (OSError, AssertionError) as error:
+                self.failures.append(repr(error))
+            else:
+                self.answered += 1
+
+    def more(self) -> None:
+        wanted = self.answered + 10
+        poll.until(lambda: self.answered >= wanted or self.failures, "more answers")
+
+    def __enter__(self) -> Load:
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        for thread in self._threads:
+            thread.join(20)
+
+
+def test_leaves_and_cas_are_replaced_under_load(zone: Zone, agent: SpiffeAgent, application: Peer) -> None:
+    """As SPIRE does it: the new CA is trusted everywhere before it issues, the old one until nobody has its leaves."""
+    new_ca = Authority.root("Zone 1, new")
+    both = bundle(CA, new_ca)
+    agent.issue(svid(CA, APP))
+    port = zone.inbound(application)
+    with agent, zone.proxy, MtlsClient(port, SHOP, CA) as before, Load(port, CA, new_ca) as load:
+        load.more()
+        for message in (svid(CA, APP), svid(CA, APP, bundle=both), svid(new_ca, APP, bundle=both)):
+            zone.proxy.changing(lambda message=message: agent.issue(message))
+            load.more()
+        load.caller = leaf(new_ca, "spiffe://zone-1/workload/shop")
+        load.more()
+        load.more()  # nobody is under way any more with the old one
+        zone.proxy.changing(lambda: agent.issue(svid(new_ca, APP)))
+        load.more()
+        assert before.ask() == b"ping"
+        assert is_refused(port, SHOP, CA, new_ca)
+    assert not load.failures

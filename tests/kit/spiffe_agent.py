@@ -45,9 +45,13 @@ def svid(authority: Authority, spiffe_id: str, window: Window = VALID, **other: 
         "spiffe_id": spiffe_id,
         "x509_svid": b"".join(_der(one) for one in (identity.certificate, *identity.intermediates)),
         "x509_svid_key": identity.key.private_bytes(Encoding.DER, PrivateFormat.PKCS8, NoEncryption()),
-        "bundle": _der(authority.certificate),
+        "bundle": bundle(authority),
     }
     return messages.X509SVID(**fields | other)
+
+
+def bundle(*authorities: Authority) -> bytes:
+    return b"".join(_der(one.certificate) for one in authorities)
 
 
 class SpiffeAgent(grpc.GenericRpcHandler):  # type: ignore[misc]
@@ -66,8 +70,7 @@ class SpiffeAgent(grpc.GenericRpcHandler):  # type: ignore[misc]
     ) -> None:
         """What every process is issued from now on; none: nothing, PermissionDenied."""
         bundles = {
-            domain: given if isinstance(given, bytes) else b"".join(_der(one.certificate) for one in given)
-            for domain, given in (federated or {}).items()
+            domain: given if isinstance(given, bytes) else bundle(*given) for domain, given in (federated or {}).items()
         }
         self.send(messages.X509SVIDResponse(svids=svids, federated_bundles=bundles) if svids else None)
 
