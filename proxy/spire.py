@@ -18,6 +18,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -34,6 +35,7 @@ from tls.material import MaterialError
 from tls.spiffe import MalformedSpiffeId, check_trust_domain
 
 if TYPE_CHECKING:
+    from spiffe import WorkloadApiClient
     from spiffe.workloadapi.x509_context import X509Context
 
 log = logging.getLogger("koguma.spire")
@@ -92,7 +94,8 @@ class SpireAgent:
         """Return when there is a first answer, good or bad, or the time is over, which begins when the package is
         loaded.
         """
-        await asyncio.to_thread(_load)
+        with contextlib.suppress(ImportError):  # the thread that needs it says so
+            await asyncio.to_thread(load_client)
         try:
             async with asyncio.timeout(within_s):
                 await self._answered.wait()
@@ -175,8 +178,7 @@ class _Watch:
 
     def _listen(self) -> Fault:
         """Until the stream ends, which is for a reason. Raises whatever ``spiffe`` does."""
-        from spiffe import WorkloadApiClient  # an optional package, and a heavy one
-
+        client_type = load_client()
         reasons: list[str] = []
 
         def end(error: Exception) -> None:
@@ -184,7 +186,7 @@ class _Watch:
             self._stream_over.set()
 
         self._stream_over.clear()
-        client = WorkloadApiClient(self._address)
+        client = client_type(self._address)
         try:
             stream = client.stream_x509_contexts(self._take, end, retry_connect=False)
             if not self._over.is_set():
@@ -221,9 +223,14 @@ class _Watch:
                 return Fault(f"{subject} does not serve us: gRPC status {other}")
 
 
-def _load() -> None:
-    with contextlib.suppress(ImportError):  # the thread that needs it says so
-        import spiffe  # noqa: F401
+def load_client() -> type[WorkloadApiClient]:
+    """An optional package, and a heavy one. Raises ``ImportError``."""
+    # What gRPC has to say we say ourselves, in our log; and we fork for a worker's program alone, which has no gRPC.
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+    os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
+    from spiffe import WorkloadApiClient
+
+    return WorkloadApiClient
 
 
 def read_context(context: X509Context, source: str, now: datetime) -> Delivery:

@@ -95,12 +95,13 @@ def unexpected_identity(identity: SpiffeId, expected: Sequence[object], leaf: by
 def unknown_trust_domain(identity: SpiffeId, bundles: TrustBundles, presented: Sequence[bytes]) -> Verdict:
     return Verdict(
         Cause.UNKNOWN_TRUST_DOMAIN,
-        f"{identity} is of trust domain {identity.trust_domain}, and no MeshTrust has CA certificates for it",
+        f"{identity} is of trust domain {identity.trust_domain}, and no trust bundle here has CA certificates for it",
         expected=tuple(bundles.by_domain),
         presented=(str(identity),),
         chain=_facts(presented),
         field=TRUST_DOMAIN_FIELD,
-        advice=f"if that domain is to be trusted, copy its MeshTrust here (trustDomain: {identity.trust_domain})",
+        advice=f"if that domain is to be trusted, copy its MeshTrust here (trustDomain: {identity.trust_domain}), or "
+        "federate with it in SPIRE where that issues our identity",
     )
 
 

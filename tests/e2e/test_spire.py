@@ -115,6 +115,11 @@ def test_a_process_that_may_have_no_identity_any_more_has_none(
         poll.until(lambda: not is_refused(port, SHOP, CA), "an inbound that is open again")
 
 
+def foreign_lines(zone: Zone) -> list[object]:
+    """What gRPC has written into our log."""
+    return [entry["text"] for entry in zone.proxy.log if "text" in entry]
+
+
 def fault(zone: Zone) -> str | None:
     shown = zone.proxy.admin("/certs").json()["identity"]
     return shown["fault"] if shown is not None else "no identity"
@@ -138,6 +143,7 @@ def test_the_last_word_holds_while_the_agent_is_gone(zone: Zone, agent: SpiffeAg
         with MtlsClient(port, SHOP, CA) as client:
             assert client.serial != before.serial
         assert before.ask() == b"ping"
+        assert not foreign_lines(zone)
 
 
 def test_without_an_agent_nothing_opens_until_there_is_one(zone: Zone, agent: SpiffeAgent, application: Peer) -> None:
@@ -188,6 +194,7 @@ def test_with_workers(tmp_path: Path, agent: SpiffeAgent, application: Peer) -> 
         zone.proxy.changing(lambda: agent.issue(svid(CA, APP), federated={"partner": [PARTNER_CA]}))
         for _ in range(6):  # each worker gets some of them
             assert not is_refused(port, PARTNER, CA)
+        assert not foreign_lines(zone)
 
 
 def test_without_an_address_it_says_what_is_missing(tmp_path: Path, application: Peer) -> None:
