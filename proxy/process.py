@@ -136,6 +136,7 @@ class Process:
                 if planned.plan is None or (self._options.strict and planned.has_errors):
                     for problem in planned.problems:
                         print(problem.as_text(), file=sys.stderr)
+                    await self._close()
                     return EXIT_INVALID
                 await self._start(planned)
         except StartError as exc:

@@ -4,6 +4,7 @@ broken connection; without it the last word holds until it expires, and nothing 
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -155,6 +156,17 @@ def test_without_an_agent_nothing_opens_until_there_is_one(zone: Zone, agent: Sp
         assert is_refused(port, SHOP, CA)
         agent.start()
         poll.until(lambda: not is_refused(port, SHOP, CA), "an open inbound", within_s=20)
+
+
+def test_a_start_that_is_refused_leaves_the_agent(tmp_path: Path, agent: SpiffeAgent) -> None:
+    zone = zone_of(tmp_path, agent, "--strict")
+    zone.inbound(1)
+    zone.proxy.write_text("broken.yaml", "type: MeshTrust\nname: broken\nmesh: default\nspec: {}\n")
+    agent.issue(svid(CA, APP))
+    with agent, contextlib.closing(zone.proxy.launch()) as program:
+        assert program.wait(within_s=20) == 1
+        assert "MeshTrust/broken" in "\n".join(program.stderr)
+        assert "Traceback" not in "\n".join(program.stderr)
 
 
 def test_strict_does_not_take_a_late_agent_for_a_mistake(tmp_path: Path, agent: SpiffeAgent, application: Peer) -> None:
