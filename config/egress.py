@@ -27,6 +27,7 @@ from config.resources.names import is_ip
 from config.resources.zoneegress import ZoneEgress
 from config.sni import snis_of
 from config.trust import InboundTerms
+from tls.acceptance import Acceptance
 from tls.material import MaterialError
 
 Objection = Callable[[str, str], None]
@@ -51,6 +52,49 @@ class Ward:
     terms: InboundTerms
     access: Access
     offers: tuple[Offer, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _Made:
+    """A route, and what it was made of; ``names`` are all that the service has."""
+
+    offer: Offer
+    names: tuple[str, ...]
+    route: ListenerPlan
+
+    def is_of(self, offer: Offer) -> bool:
+        """By identity: what has not changed is the same object in the next plan."""
+        mine = self.offer
+        return mine.meta is offer.meta and mine.cluster is offer.cluster and mine.head_timeout_s == offer.head_timeout_s
+
+
+class DoorMemory:
+    """The routes of a door from plan to plan. One of which nothing has changed stays the object that it was: of ten
+    thousand services few change at a time.
+    """
+
+    def __init__(self) -> None:
+        self._before: dict[str, _Made] = {}
+        self._made: dict[str, _Made] = {}
+        self._acceptances: dict[tuple[str, Protocol], Acceptance | None] = {}
+
+    def begin(self) -> None:
+        """A plan is made: what is not remembered in it is forgotten by the next one."""
+        self._before, self._made = self._made, {}
+
+    def recall(self, offer: Offer) -> _Made | None:
+        made = self._before.get(offer.cluster.name)
+        return made if made is not None and made.is_of(offer) else None
+
+    def remember(self, made: _Made) -> None:
+        self._made[made.offer.cluster.name] = made
+
+    def acceptance(self, mesh: str, protocol: Protocol, found: Acceptance | None) -> Acceptance | None:
+        """``found``, or an equal one of before."""
+        known = self._acceptances.get((mesh, protocol))
+        if known != found:
+            known = self._acceptances[mesh, protocol] = found
+        return known
 
 
 def faces(proxy: Dataplane | ZoneEgress, meshes: Iterable[str]) -> list[Dataplane]:
@@ -82,9 +126,16 @@ def doors(dataplane: Dataplane) -> Iterator[tuple[str, Listener]]:
 
 
 def plan_door(
-    field: str, door: Listener, networking: Networking, wards: Iterable[Ward], is_legacy: bool, objection: Objection
+    field: str,
+    door: Listener,
+    networking: Networking,
+    wards: Iterable[Ward],
+    is_legacy: bool,
+    objection: Objection,
+    memory: DoorMemory,
 ) -> Iterator[tuple[ListenerPlan, ClusterPlan | None]]:
     """The listener of a door, then its routes with their clusters. ``is_legacy``: of a ZoneEgress."""
+    memory.begin()
     bind = door.bind_address(networking)
     if not is_ip(bind):
         objection(field, f'"{bind}" is a name: give the zone egress an IP address to listen on')
@@ -103,7 +154,7 @@ def plan_door(
             objection(field, f'the services of mesh "{ward.mesh}" are not served: {why_not}')
             continue
         try:
-            yield from _routes(name, door, ip_address(bind), ward, is_legacy, taken, objection)
+            yield from _routes(name, door, ip_address(bind), ward, is_legacy, taken, objection, memory)
         except MaterialError as error:
             objection(field, f'the services of mesh "{ward.mesh}" are not served: {error.message}')
 
@@ -127,13 +178,18 @@ def _routes(
     is_legacy: bool,
     taken: dict[str, str],
     objection: Objection,
+    memory: DoorMemory,
 ) -> Iterator[tuple[ListenerPlan, ClusterPlan]]:
     terms = ward.terms
     permissions = terms.egress_permissions(door, is_open=is_legacy)
-    acceptances = {protocol: terms.egress_acceptance(door, protocol) for protocol in Protocol}
+    acceptances = {
+        protocol: memory.acceptance(ward.mesh, protocol, terms.egress_acceptance(door, protocol))
+        for protocol in Protocol
+    }
     for offer in ward.offers:
         cluster = offer.cluster
-        names = snis_of(offer.meta, offer.port)
+        known = memory.recall(offer)
+        names = known.names if known is not None else snis_of(offer.meta, offer.port)
         free = tuple(name for name in names if name not in taken)
         if len(free) < len(names):
             other = taken[next(name for name in names if name in taken)]
@@ -142,6 +198,18 @@ def _routes(
             if not free:
                 continue
         taken |= dict.fromkeys(free, cluster.name)
+        acceptance, permitted = acceptances[cluster.protocol], permissions.of(names)
+        if (
+            known is not None
+            and known.route.server_names == free
+            and known.route.acceptance is acceptance
+            and known.route.permissions == permitted
+            and known.route.access is ward.access
+            and (known.route.address, known.route.port) == (address, door.port)
+        ):
+            memory.remember(known)
+            yield known.route, cluster
+            continue
         route = ListenerPlan(
             name=f"{door_name}_{cluster.name}",
             direction=Direction.INBOUND,
@@ -150,12 +218,13 @@ def _routes(
             protocol=cluster.protocol,
             cluster=cluster.name,
             access=ward.access,
-            acceptance=acceptances[cluster.protocol],
-            permissions=permissions.of(names),
+            acceptance=acceptance,
+            permissions=permitted,
             bind_to_port=False,
             door=door_name,
             server_names=free,
         )
         if offer.head_timeout_s is not None:
             route = replace(route, request_headers_timeout_s=offer.head_timeout_s)
+        memory.remember(_Made(offer, names, route))
         yield route, cluster

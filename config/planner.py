@@ -18,7 +18,7 @@ from itertools import chain
 from pathlib import Path, PurePath
 
 from config.created_trust import CreatedTrust
-from config.egress import Offer, Ward, doors, face, faces, plan_door
+from config.egress import DoorMemory, Offer, Ward, doors, face, faces, plan_door
 from config.extension import NOTHING, Extensions, NoExtensions, Supplied
 from config.hostnames import age, with_defaults
 from config.identity import IdentityDesk
@@ -261,6 +261,8 @@ class Planner:
         self._trust: dict[str, TrustPlanner] = {}
         self._terms: dict[str, InboundTerms] = {}
         self._ways_out: dict[str, WayOut] = {}
+        self._doors: dict[str, DoorMemory] = {}
+        """By the names of their sections."""
 
     def plan(self, resources: Loaded, dataplane: Loaded | None, now: datetime) -> Planned:
         problems = [*resources.problems, *(p for d in resources.documents for p in d.problems)]
@@ -610,7 +612,8 @@ class Planner:
         def object_to(where: str, message: str) -> None:
             draft.object(where, message, Severity.WARNING)
 
-        for listener, cluster in plan_door(field, door, networking, wards, is_legacy, object_to):
+        memory = self._doors.setdefault(door.section, DoorMemory())
+        for listener, cluster in plan_door(field, door, networking, wards, is_legacy, object_to, memory):
             if listener.name in draft.listeners:
                 draft.object(field, f"two services have the identifier {listener.cluster}: give one another name")
             elif cluster is None:
@@ -626,6 +629,8 @@ class Planner:
             yield Offer(service.service.meta, service.service.match.port, service.plan, head_timeout_s)
 
     def _plan_outbounds(self, draft: _Draft, dataplane: Dataplane, access: Access) -> None:
+        if not dataplane.networking.outbound:
+            return
         known = _Services(dataplane.mesh, self._services.values())
         for index, outbound in enumerate(dataplane.networking.outbound):
             field = f"networking.outbound[{index}]"

@@ -4,6 +4,7 @@ the terms of each one's own mesh; and what it cannot serve it says.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -14,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from config.egress import Offer, Ward, doors, face, faces, plan_door
+from config.egress import DoorMemory, Offer, Ward, doors, face, faces, plan_door
 from config.identity import WORKLOAD_LABEL, IdentityDesk
 from config.load import Loader
 from config.plan import Access, ClusterPlan, Direction, ListenerPlan, Protocol
@@ -28,6 +29,7 @@ from tls.acceptance import Acceptance, InboundMode
 from tls.bundles import TrustBundles
 from tls.material import MaterialError
 
+MAX_CALLS_TO_PLAN, MAX_CALLS_TO_PLAN_AGAIN = 30, 14
 NOW = datetime.now(UTC)
 WEB = "spiffe://default.default.mesh.local/workload/web"
 EVERYBODY = {"spiffeID": {"type": "Prefix", "value": "spiffe://default.default.mesh.local"}}
@@ -100,14 +102,23 @@ class Planned:
     objections: list[tuple[str, str]]
 
 
-def plan(egress: Dataplane, wards: Iterable[Ward], *, is_legacy: bool = False, door: Listener | None = None) -> Planned:
+def plan(
+    egress: Dataplane,
+    wards: Iterable[Ward],
+    *,
+    is_legacy: bool = False,
+    door: Listener | None = None,
+    memory: DoorMemory | None = None,
+) -> Planned:
     objections: list[tuple[str, str]] = []
 
     def object_to(field: str, message: str) -> None:
         objections.append((field, message))
 
     ((field, listener),) = doors(egress)
-    found = list(plan_door(field, door or listener, egress.networking, wards, is_legacy, object_to))
+    found = list(
+        plan_door(field, door or listener, egress.networking, wards, is_legacy, object_to, memory or DoorMemory())
+    )
     first = next((one for one, cluster in found if cluster is None), None)
     routes = {cluster.service: one for one, cluster in found if cluster is not None}
     assert all(cluster is None or one.cluster == cluster.name for one, cluster in found)
@@ -404,3 +415,68 @@ def test_services_of_which_nothing_is_said_by_name_share_their_permissions(world
     routes = plan(egress, [ward(terms, offer("app"), offer("one"), offer("two"))]).routes
     assert routes["one"].permissions is routes["two"].permissions
     assert routes["app"].permissions is not routes["one"].permissions
+
+
+# From plan to plan
+
+
+def test_what_has_not_changed_stays_the_same_object(world: World, egress: Dataplane) -> None:
+    memory, app, other, gone = DoorMemory(), offer("app"), offer("other"), offer("gone")
+    terms = world.terms(egress, identity(), permission(allow=[EVERYBODY]))
+    first = plan(egress, [ward(terms, app, other, gone)], memory=memory).routes
+    changed = replace(other, cluster=replace(other.cluster, connect_timeout_s=1.0))
+    again = plan(egress, [ward(terms, app, changed)], memory=memory).routes
+    assert again["app"] is first["app"]
+    assert again["other"] is not first["other"]
+    slow = replace(app, head_timeout_s=3.0)
+    after = plan(egress, [ward(terms, slow, changed, gone)], memory=memory).routes
+    assert after["app"].request_headers_timeout_s == 3.0
+    assert after["other"] is again["other"]
+    assert after["gone"] == first["gone"]
+    assert after["gone"] is not first["gone"], "what is gone is forgotten"
+
+
+def test_what_has_changed_around_a_service_is_seen(world: World, egress: Dataplane) -> None:
+    memory, app = DoorMemory(), offer("app")
+    terms = world.terms(egress, identity(), permission(allow=[EVERYBODY]))
+    first = plan(egress, [ward(terms, app)], memory=memory).routes["app"]
+    forbidden = plan(egress, [ward(terms, app, access=Access.FORBID)], memory=memory).routes["app"]
+    assert (first.access, forbidden.access) == (Access.ALLOW, Access.FORBID)
+    renewed = world.terms(egress, identity(), permission(allow=[EVERYBODY]))
+    route = plan(egress, [ward(renewed, app)], memory=memory).routes["app"]
+    assert route.acceptance != first.acceptance, "another certificate"
+    silent = InboundTerms(bundles=terms.bundles, _svid=terms._svid)
+    route = plan(egress, [ward(silent, app)], memory=memory).routes["app"]
+    assert route.permissions is not None
+    assert not route.permissions.decide(WEB).passes
+    ((_, listener),) = doors(egress)
+    moved = plan(egress, [ward(terms, app)], door=listener.model_copy(update={"port": 10_003}), memory=memory)
+    assert moved.routes["app"].port == 10_003
+    older = offer("older", meta={"labels": {"kuma.io/display-name": "app"}})
+    assert list(plan(egress, [ward(terms, older, app)], memory=memory).routes) == ["older"], "its names have gone"
+
+
+def test_the_work_for_each_service_is_bounded(world: World, egress: Dataplane) -> None:
+    """In calls, which no load of the machine moves: of a thousand services more, and of planning them again."""
+    terms = world.terms(egress, identity(), permission(allow=[EVERYBODY], deny=[APP]))
+    offers = [offer(f"s{number}") for number in range(2000)]
+
+    def calls(count: int, memory: DoorMemory) -> int:
+        made = 0
+
+        def note(_frame: object, event: str, _argument: object) -> None:
+            nonlocal made
+            made += event == "call"
+
+        wards = [ward(terms, *offers[:count])]
+        sys.setprofile(note)
+        try:
+            routes = plan(egress, wards, memory=memory).routes
+        finally:
+            sys.setprofile(None)
+        assert len(routes) == count
+        return made
+
+    few, many = DoorMemory(), DoorMemory()
+    assert calls(2000, many) - calls(1000, few) <= 1000 * MAX_CALLS_TO_PLAN
+    assert calls(2000, many) - calls(1000, few) <= 1000 * MAX_CALLS_TO_PLAN_AGAIN
