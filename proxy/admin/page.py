@@ -17,7 +17,7 @@ from config.plan import ClusterPlan, DnsTarget
 from proxy.admin.context import AdminContext, ClusterView, ListenerView
 from proxy.admin.http import HTML, SLICE, Request, Response
 from proxy.admin.prometheus import failing_condition
-from proxy.admin.topology import is_ejected
+from proxy.admin.topology import comes_by, is_ejected
 from proxy.balance import Endpoint
 
 REFRESH_S = 5
@@ -261,10 +261,11 @@ def _listener_row(listener: ListenerView) -> str:
     received, sent = listener.byte_totals()
     tone = "good" if listener.listening else "bad"
     host = plan.bind.rpartition(":")[0]
+    way = ", ".join((str(plan.direction), *comes_by(plan)))
     return _row(
         [
             f'<span class="dot {tone}"></span><code>{escape(host)}:{listener.port}</code>',
-            f'<code>{escape(plan.cluster)}</code><div class="soft">{escape(plan.direction)}</div>',
+            f'<code>{escape(plan.cluster)}</code><div class="soft">{escape(way)}</div>',
             _Number(stats.downstream_cx_active),
             _Number(stats.downstream_cx_total),
             _Number(size(received)),

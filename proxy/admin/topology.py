@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator, Iterator, Mapping
 
-from config.plan import ClusterPlan
+from config.plan import ClusterPlan, ListenerPlan
 from proxy.admin.certs import endpoint_text
 from proxy.admin.context import AdminContext, ClusterView, ListenerView, ProbeView
-from proxy.admin.http import JSON, SLICE, TEXT, Refusal, Request, Response, json_objects, json_response, text
+from proxy.admin.http import JSON, SLICE, TEXT, Refusal, Request, Response, json_objects
 from proxy.balance import Endpoint
 
 ENVOY_DEFAULT = 1024
@@ -25,18 +25,39 @@ def clusters(context: AdminContext, request: Request) -> Response:
 
 
 def listeners(context: AdminContext, request: Request) -> Response:
-    listening = [listener for listener in context.runtime.listeners.values() if _is_open(listener)]
+    """Envoy's fields; a listener that has no socket of its own is marked by how connections come to it."""
+    chosen = [listener for listener in context.runtime.listeners.values() if listener.listening]
     if not _is_json(request):
-        return text("".join(f"{one.plan.name}::{_bound(one)}\n" for one in listening))
-    statuses = [
-        {
-            "name": listener.plan.name,
-            "local_address": _socket_address(str(listener.plan.address), listener.port),
-        }
-        | _probed(context.probes.get(listener.plan.name))
-        for listener in listening
-    ]
-    return json_response({"listener_statuses": statuses} if statuses else {})
+        return Response(_listeners_text(chosen), TEXT)
+    return Response(_listeners_json(chosen, context.probes), JSON)
+
+
+async def _listeners_text(chosen: list[ListenerView]) -> AsyncGenerator[bytes, None]:
+    for start in range(0, len(chosen), SLICE):
+        lines = ("::".join((one.plan.name, _bound(one), *comes_by(one.plan))) for one in chosen[start : start + SLICE])
+        yield "".join(f"{line}\n" for line in lines).encode()
+        await asyncio.sleep(0)
+
+
+async def _listeners_json(chosen: list[ListenerView], probes: Mapping[str, ProbeView]) -> AsyncGenerator[bytes, None]:
+    if not chosen:
+        yield b"{}\n"
+        return
+    yield b'{\n "listener_statuses": [\n'
+    async for piece in json_objects((_listener_status(one, probes.get(one.plan.name)) for one in chosen), 2):
+        yield piece
+    yield b"\n ]\n}\n"
+
+
+def _listener_status(listener: ListenerView, probe: ProbeView | None) -> dict[str, object]:
+    plan = listener.plan
+    status: dict[str, object] = {
+        "name": plan.name,
+        "local_address": _socket_address(str(plan.address), listener.port),
+    }
+    for by in comes_by(plan):
+        status |= {"bind_to_port": False, "comes_by": by}
+    return status | _probed(probe)
 
 
 def _probed(probe: ProbeView | None) -> dict[str, object]:
@@ -44,8 +65,13 @@ def _probed(probe: ProbeView | None) -> dict[str, object]:
     return {} if probe is None else {"service_probe": {"ready": probe.is_ready, "fault": probe.fault}}
 
 
-def _is_open(listener: ListenerView) -> bool:
-    return listener.listening and listener.plan.bind_to_port
+def comes_by(plan: ListenerPlan) -> tuple[str, ...]:
+    """How connections come to a listener without a socket: through the door of a zone egress, or redirected by the
+    kernel; nothing for one that has a socket.
+    """
+    if plan.bind_to_port:
+        return ()
+    return (f"door {plan.door}",) if plan.door else ("redirect",)
 
 
 def is_ejected(endpoint: Endpoint, now_s: float) -> bool:

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from html.parser import HTMLParser
+from ipaddress import ip_address
 
 import pytest
 
@@ -207,6 +208,32 @@ def test_listeners() -> None:
             await into.stop()
             assert (await here.ask("/listeners")).text == ""
             assert (await here.ask("/listeners?format=json")).json == {}
+
+    run(scenario())
+
+
+def test_listeners_without_a_socket_are_shown_and_marked() -> None:
+    """As in Envoy, which does not say so: nobody can connect to what stands there."""
+    vip = replace(listener("vip", "api"), address=ip_address("127.9.9.9"), port=443, bind_to_port=False)
+    route = replace(listener("route", "api", Direction.INBOUND), port=10002, bind_to_port=False, door="egress")
+    many = [replace(route, name=f"route-{number}") for number in range(300)]
+
+    async def scenario() -> None:
+        async with world(cluster("api", 1), vip, route) as here:
+            text = (await here.ask("/listeners")).text
+            assert text == "vip::127.9.9.9:443::redirect\nroute::127.0.0.1:10002::door egress\n"
+            first, second = (await here.ask("/listeners?format=json")).json["listener_statuses"]
+            assert first == {
+                "name": "vip",
+                "local_address": {"socket_address": {"address": "127.9.9.9", "port_value": 443}},
+                "bind_to_port": False,
+                "comes_by": "redirect",
+            }
+            assert second["comes_by"] == "door egress"
+            assert "inbound, door egress" in (await here.ask("/")).text
+        async with world(cluster("api", 1), *many) as here:
+            assert len((await here.ask("/listeners")).text.splitlines()) == 300
+            assert len((await here.ask("/listeners?format=json")).json["listener_statuses"]) == 300
 
     run(scenario())
 
