@@ -52,6 +52,10 @@ class Acceptor(asyncio.Protocol, ABC):
         self._stop_timer()
         self._listener.handshake_ended(self)
 
+    def drain(self) -> None:
+        """The listener is closing. A peer that waits for us still may go elsewhere."""
+        self.abort()
+
     def abort(self) -> None:
         if self._raw is not None:
             self._raw.abort()

@@ -84,7 +84,7 @@ class Listener:
         self.connections: set[Connection] = set()
         self.handshakes: set[Acceptor] = set()
         self.idle = asyncio.Event()
-        """Set while there are no connections."""
+        """Set while there are no connections, and none whose peers are being verified."""
         self.idle.set()
         self._limit = limit
         self._throttle = throttle
@@ -150,6 +150,7 @@ class Listener:
     def handshake_began(self, acceptor: Acceptor) -> bool:
         """Account for a connection whose peer is not verified yet. False: there are too many connections."""
         self.handshakes.add(acceptor)
+        self.idle.clear()
         self._limit.active += 1
         if self._limit.active <= self._limit.maximum:
             return True
@@ -160,6 +161,7 @@ class Listener:
         if acceptor in self.handshakes:
             self.handshakes.discard(acceptor)
             self._limit.active -= 1
+            self._note_idle()
 
     @property
     def port(self) -> int:
@@ -181,10 +183,8 @@ class Listener:
         if self._sweep is not None:
             self._sweep.cancel()
             self._sweep = None
-        for acceptor in tuple(self.handshakes):
-            acceptor.abort()
-        for connection in tuple(self.connections):
-            connection.drain()
+        for waiting in (*self.handshakes, *self.connections):
+            waiting.drain()
         if self._socket is not None:
             self._socket.close()
             self._socket = None
@@ -260,7 +260,14 @@ class Listener:
             self._count_peer(self.peer_counts, connection)
         self._limit.active -= 1
         self.connections.discard(connection)
-        if not self.connections:
+        self._note_idle()
+
+    @property
+    def is_idle(self) -> bool:
+        return not self.connections and not self.handshakes
+
+    def _note_idle(self) -> None:
+        if self.is_idle:
             self.idle.set()
 
     def _count_peer(self, counts: PeerCounts, connection: Connection) -> None:
@@ -288,6 +295,6 @@ class Listener:
             connection.end(outcome)
 
     def abort_connections(self) -> None:
-        """For peers that do not take what is left for them."""
-        for connection in tuple(self.connections):
+        """For peers that do not take what is left for them, or never become anybody's."""
+        for connection in (*self.handshakes, *self.connections):
             connection.abort()

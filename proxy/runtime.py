@@ -145,7 +145,7 @@ class Runtime:
     async def _leave(self, listener: Listener) -> None:
         """Stop listening; connections may finish within the drain time."""
         await listener.stop()
-        if listener.connections:
+        if not listener.is_idle:
             self._leaving.add(listener)
             spawn(self._finish(listener), f"drain {listener.plan.name}")
 
@@ -191,15 +191,16 @@ class Runtime:
             for listener in listeners:
                 listener.end_connections(Outcome.DRAINED)
             await self._emptied(listeners, 1.0)
-            for listener in listeners:
-                listener.abort_connections()
+        for listener in listeners:
+            listener.abort_connections()
 
     async def _emptied(self, listeners: Iterable[Listener], within_s: float) -> None:
         """Return when no listener has a connection left, or the time is over."""
         try:
             async with asyncio.timeout(within_s):
                 for listener in listeners:
-                    await listener.idle.wait()
+                    while not listener.is_idle:  # a peer that was verified is between both for a moment
+                        await listener.idle.wait()
         except TimeoutError:
             pass
 

@@ -47,7 +47,7 @@ SNIFF_TIMEOUT_S = 5.0
 class TlsAcceptor(Acceptor):
     """See the module."""
 
-    __slots__ = ("_acceptance", "_handshake", "_head", "_now")
+    __slots__ = ("_acceptance", "_answered", "_handshake", "_head", "_now")
 
     def __init__(self, listener: Listener, acceptance: Acceptance, now: Callable[[], datetime] = wall_clock) -> None:
         super().__init__(listener)
@@ -55,6 +55,7 @@ class TlsAcceptor(Acceptor):
         self._now = now
         self._handshake: ServerHandshake | None = None
         self._head = b""
+        self._answered = False
 
     def _begin(self) -> None:
         is_permissive = self._acceptance.mode is InboundMode.PERMISSIVE
@@ -97,6 +98,7 @@ class TlsAcceptor(Acceptor):
             self._refuse(refused)
             return
         if answer:
+            self._answered = True
             raw.write(answer)
         if handshake.accepted is not None:
             self._admit(handshake.accepted)
@@ -159,6 +161,11 @@ class TlsAcceptor(Acceptor):
         if self._listener.may_say(f"{name} {verdict.cause}"):
             event = {"event": "peer_refused", "listener": name, "verdict": verdict.as_dict()}
             log.warning("%s: a peer was refused: %s", name, verdict.message, extra=event)
+
+    def drain(self) -> None:
+        """A peer that has our answer holds its connection for made (TLS 1.3), and may have used it already."""
+        if not self._answered:
+            self.abort()
 
     def eof_received(self) -> None:
         if self._handshake is None:

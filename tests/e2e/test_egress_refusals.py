@@ -18,7 +18,7 @@ from tests.e2e.upstreams import SERVER, STRANGER, trusting
 from tests.kit import client, peers, poll
 from tests.kit.grpc_peers import Caller, GrpcServer
 from tests.kit.http2_peers import H2Client, H2Origin, echo
-from tests.kit.koguma import Koguma
+from tests.kit.koguma import READY_S, Koguma
 from tests.kit.origins import Origin, always, ok
 from tests.kit.peers import Peer
 from tests.kit.rawhttp import Wire
@@ -167,7 +167,7 @@ def restart(egress: Koguma) -> None:
     assert egress.wait_for_exit() == 0
     egress.program.close()
     egress.launch()
-    egress.wait_for_event("ready")
+    egress.wait_for_event("ready", within_s=READY_S)
 
 
 def test_egresses_restart_under_load_of_all_protocols(tmp_path: Path) -> None:
@@ -205,12 +205,15 @@ def test_egresses_restart_under_load_of_all_protocols(tmp_path: Path) -> None:
             "grpc": lambda: caller.unary("Echo", b"message") == b"message",
         }
         threads = [threading.Thread(target=load, args=item, daemon=True) for item in asks.items()]
+        stack.callback(enough.set)
         for thread in threads:
             thread.start()
 
         def more() -> None:
             seen = {protocol: len(given) for protocol, given in answers.items()}
-            poll.until(lambda: all(len(answers[one]) > seen[one] + 20 for one in PROTOCOLS), "traffic")
+            poll.until(
+                lambda: all(len(answers[one]) > seen[one] + 20 for one in PROTOCOLS), "traffic", within_s=READY_S
+            )
 
         more()
         for egress in egresses:

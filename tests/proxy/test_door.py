@@ -4,6 +4,7 @@ ClientHello comes, and at the same cost among ten services as among ten thousand
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import ssl
 import sys
@@ -192,6 +193,18 @@ def test_who_does_not_speak_is_not_waited_for(egress: Egress, monkeypatch: pytes
             sock.recv(1)
     assert egress.stat("downstream_pre_cx_timeout") == 1
     assert egress.stat("no_filter_chain_match") == 1
+
+
+def test_a_drain_gives_a_handshake_its_time_and_no_more(egress: Egress) -> None:
+    """``Egress`` drains for 0.2 s."""
+    with socket.create_connection(("127.0.0.1", egress.port), 10) as sock:
+        sock.sendall(client_hello("kuma", sni=NAME.format(1)))
+        assert sock.recv(1) == b"\x16", "the answer"
+        egress.loop.run(egress.runtime.drain())
+        with contextlib.suppress(ConnectionResetError):
+            while sock.recv(65536):
+                pass
+    assert egress.loop.look(lambda: egress.runtime.limit.active) == 0
 
 
 # No scan, and no more looks than needed

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import socket
 import ssl
 from collections.abc import Iterator
 from dataclasses import replace
@@ -17,7 +19,7 @@ from tests.kit.peers import Peer
 from tests.proxy.inbound_rig import ACCEPTANCE, FOREIGN, GOOD, PERMISSIVE, A, B, Inbound
 from tests.proxy.rig import LoopThread
 from tests.tls.duet import V12, V13
-from tests.tls.inbound import bundle
+from tests.tls.inbound import bundle, client_context
 from tls.bundles import TrustBundles
 from tls.client_hello import ClientHello
 from tls.permissions import IdMatch, Permissions
@@ -132,3 +134,31 @@ def test_a_stopped_listener_drops_handshakes(inbound: Inbound) -> None:
         except ConnectionResetError:
             pass  # as good an end
     inbound.loop.until(lambda: inbound.limit.active == 0, "the account to be balanced")
+
+
+def test_a_peer_that_has_our_answer_is_let_in_by_a_listener_that_stops(inbound: Inbound) -> None:
+    """In TLS 1.3 it has a connection for itself by then, and may have said something on it."""
+    incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+    tls = client_context(GOOD, version=V13, alpn=("kuma",)).wrap_bio(incoming, outgoing)
+    with pytest.raises(ssl.SSLWantReadError):
+        tls.do_handshake()
+    with socket.create_connection(("127.0.0.1", inbound.port), 10) as sock:
+        sock.sendall(outgoing.read())
+        while True:
+            incoming.write(sock.recv(65536))
+            try:
+                tls.do_handshake()
+                break
+            except ssl.SSLWantReadError:
+                continue
+        assert inbound.loop.look(lambda: (inbound.listener.is_idle, inbound.listener.idle.is_set())) == (False, False)
+        inbound.loop.run(inbound.listener.stop())
+        tls.write(b"ping")
+        sock.sendall(outgoing.read())
+        answer = b""
+        while not answer:
+            incoming.write(sock.recv(65536))
+            with contextlib.suppress(ssl.SSLWantReadError):
+                answer = tls.read(100)
+        assert answer == b"ping"
+    inbound.loop.until(lambda: inbound.listener.is_idle and inbound.listener.idle.is_set(), "the end")
