@@ -136,6 +136,15 @@ class Balancer:
         self._endpoints = kept
         self._levels = tuple(by_priority.values())
 
+    @property
+    def is_building(self) -> bool:
+        """Whether an update has left work for :meth:`build`."""
+        return False
+
+    def build(self) -> bool:
+        """Do a slice of what an update has left to do, about a millisecond; whether there is more."""
+        return False
+
     def pick(self, now: float, tried: Collection[Endpoint] = (), key: int | None = None) -> Endpoint | None:
         """The endpoint to use next, never one of ``tried``; ``None`` if every endpoint was tried. Each pick
         should be followed by :meth:`succeeded`, :meth:`failed` or :meth:`answered`. ``key``: a hash of what the request

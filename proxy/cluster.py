@@ -20,6 +20,7 @@ from typing import Protocol, TypeVar
 
 from config.plan import ClusterPlan, DnsTarget, HashPolicyPlan, IpTarget, UnixTarget
 from proxy.balance import Endpoint
+from proxy.builds import Builds
 from proxy.dial import Dialer
 from proxy.dialled import ClusterConnection
 from proxy.dnsquery import Address
@@ -67,6 +68,7 @@ class Services:
     wall_clock: Callable[[], datetime]
     access_log: AccessLog | None = None
     chance: Random = field(default_factory=Random)
+    builds: Builds = field(default_factory=Builds)
 
     def close(self) -> None:
         self.names.close()
@@ -112,6 +114,7 @@ class Cluster:
         if is_balanced_alike(plan, before):
             self.balancer.follow(plan.ejection)
         else:
+            self._services.builds.discard(self.balancer)
             self.balancer = balancer_for(plan, self.chance, tuple(self.balancer))
         self.hash_policies = self._hash_policies()
         self._watch_names()
@@ -138,6 +141,7 @@ class Cluster:
             self._sweep.cancel()
         for name in tuple(self._watches):
             self._unwatch(name)
+        self._services.builds.discard(self.balancer)
         self.http.close()
 
     # Endpoints
@@ -159,6 +163,7 @@ class Cluster:
     def _refresh_endpoints(self) -> None:
         addresses = {name: watch.addresses for name, watch in self._watches.items()}
         self.balancer.update(resolved_endpoints(self.plan, addresses))
+        self._services.builds.add(self.balancer)
         self.http.retire_outdated()
 
     @property

@@ -12,13 +12,18 @@ Ring and table are Envoy's, entry by entry (``ring_hash_lb.cc``, ``maglev_lb.cc`
 same endpoint. They hold all endpoints of a priority, and are made anew only when these change; one that may not be used
 is passed over, and its requests are spread over the others, while those of the others stay where they are. A request
 without a hash goes anywhere.
+
+To fill a large one takes 0.1 s and more, in which nothing else would run. So :meth:`Balancer.update` does a slice of
+that work, and whoever owns the balancer calls :meth:`Balancer.build` for the others, one in each turn of the loop.
+Meanwhile requests go by the table of before, which knows no new endpoint, and passes over those that have gone. Where
+there is none, the first request that needs one has it finished at once: its place must not change a moment later.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from bisect import bisect_left
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Generator, Iterable, Sequence
 from dataclasses import dataclass
 from operator import attrgetter
 from random import Random
@@ -30,6 +35,15 @@ from proxy.xxh64 import xxh64
 MAX_RING_SIZE = 65_536
 """Entries: what a policy may ask for beyond takes too long to fill."""
 MAX_TABLE_SIZE = 65_537
+
+STEPS_PER_SLICE = 8192
+"""About a millisecond."""
+_STEPS_PER_HASH = 64
+_STEPS_PER_ENTRY = 8
+
+_Slices = Generator[None, None, tuple[list[int], list[Endpoint]]]
+_BUCKETS = 256
+"""Parts of a ring that are put in order one by one."""
 
 
 class _Choosing(Balancer, ABC):
@@ -79,7 +93,7 @@ class LeastRequest(_Choosing):
 class _Table:
     """``places`` are the hashes of the ``owners`` on a ring, in their order; a table of Maglev has none."""
 
-    members: list[Endpoint]
+    members: frozenset[Endpoint]
     places: list[int]
     owners: list[Endpoint]
 
@@ -91,22 +105,42 @@ class _Hashing(_Choosing):
 
     def __init__(self, endpoints: Iterable[Endpoint], rules: EjectionPlan, chance: Random) -> None:
         self._tables: dict[int, _Table] = {}
+        self._rest: Generator[None] | None = None
         super().__init__(endpoints, rules, chance)
 
     def update(self, endpoints: Iterable[Endpoint]) -> None:
         super().update(endpoints)
-        before, self._tables = self._tables, {}
-        for level in self._levels:
-            priority = level[0].priority
-            members = sorted(level, key=attrgetter("where"))
-            known = before.get(priority)
-            is_same = known is not None and known.members == members
-            self._tables[priority] = known if known is not None and is_same else _Table(members, *self._fill(members))
+        levels = {level[0].priority: frozenset(level) for level in self._levels}
+        self._tables = {priority: table for priority, table in self._tables.items() if priority in levels}
+        self._rest = self._fill_tables(levels)  # what was begun for other endpoints is thrown away
+        self.build()
+
+    @property
+    def is_building(self) -> bool:
+        return self._rest is not None
+
+    def build(self) -> bool:
+        if self._rest is not None and next(self._rest, self) is self:
+            self._rest = None
+        return self._rest is not None
+
+    def _fill_tables(self, levels: dict[int, frozenset[Endpoint]]) -> Generator[None]:
+        """A slice each time; the tables that are the same stay."""
+        for priority, members in levels.items():
+            known = self._tables.get(priority)
+            if known is None or known.members != members:
+                places, owners = yield from self._fill(sorted(members, key=attrgetter("where")))
+                self._tables[priority] = _Table(members, places, owners)
 
     def _choose(self, usable: Sequence[Endpoint], key: int | None) -> Endpoint:
         if key is None:
             return self._chance.choice(usable)
-        table = self._tables[usable[0].priority]
+        priority = usable[0].priority
+        table = self._tables.get(priority)
+        if table is None or table.members.isdisjoint(usable):
+            while self.build():
+                pass
+            table = self._tables[priority]
         owners = table.owners
         size = len(owners)
         start = bisect_left(table.places, key) if table.places else key
@@ -117,8 +151,10 @@ class _Hashing(_Choosing):
         return usable[0]  # there are more endpoints than entries
 
     @abstractmethod
-    def _fill(self, members: Sequence[Endpoint]) -> tuple[list[int], list[Endpoint]]:
-        """The places and the owners of a table for ``members``, which are not empty."""
+    def _fill(self, members: Sequence[Endpoint]) -> _Slices:
+        """Returns the places and the owners of a table for ``members``, which are not empty. Yields after each
+        ``STEPS_PER_SLICE``.
+        """
 
 
 class RingHash(_Hashing):
@@ -131,16 +167,31 @@ class RingHash(_Hashing):
         self._min_size = min(min_size, self._max_size)
         super().__init__(endpoints, rules, chance)
 
-    def _fill(self, members: Sequence[Endpoint]) -> tuple[list[int], list[Endpoint]]:
+    def _fill(self, members: Sequence[Endpoint]) -> _Slices:
         count = len(members)
         copies = max(1, min(-(-self._min_size // count), self._max_size // count))
-        ring = [
-            (xxh64(f"{endpoint.where}_{copy}".encode()), index)
-            for index, endpoint in enumerate(members)
-            for copy in range(copies)
-        ]
-        ring.sort()
-        return [place for place, _ in ring], [members[index] for _, index in ring]
+        buckets: list[list[int]] = [[] for _ in range(_BUCKETS)]
+        left = STEPS_PER_SLICE
+        for index, endpoint in enumerate(members):
+            for copy in range(copies):
+                place = xxh64(f"{endpoint.where}_{copy}".encode())
+                # Numbers, as so many tuples would have the garbage collector look through everything.
+                buckets[place * _BUCKETS >> 64].append(place * count + index)
+                left -= _STEPS_PER_HASH
+                if left <= 0:
+                    left = STEPS_PER_SLICE
+                    yield
+        places: list[int] = []
+        owners: list[Endpoint] = []
+        for bucket in buckets:
+            bucket.sort()
+            places += [entry // count for entry in bucket]
+            owners += [members[entry % count] for entry in bucket]
+            left -= len(bucket) * _STEPS_PER_ENTRY
+            if left <= 0:
+                left = STEPS_PER_SLICE
+                yield
+        return places, owners
 
 
 class Maglev(_Hashing):
@@ -150,19 +201,32 @@ class Maglev(_Hashing):
         self._size = min(size, MAX_TABLE_SIZE)
         super().__init__(endpoints, rules, chance)
 
-    def _fill(self, members: Sequence[Endpoint]) -> tuple[list[int], list[Endpoint]]:
-        size = self._size
-        names = [endpoint.where.encode() for endpoint in members]
-        at = [xxh64(name) % size for name in names]
-        skips = [xxh64(name, 1) % (size - 1) + 1 for name in names]
+    def _fill(self, members: Sequence[Endpoint]) -> _Slices:
+        size, count = self._size, len(members)
+        at: list[int] = []
+        skips: list[int] = []
+        left = STEPS_PER_SLICE
+        for endpoint in members:
+            name = endpoint.where.encode()
+            at.append(xxh64(name) % size)
+            skips.append(xxh64(name, 1) % (size - 1) + 1)
+            left -= 2 * _STEPS_PER_HASH
+            if left <= 0:
+                left = STEPS_PER_SLICE
+                yield
         table: list[Endpoint | None] = [None] * size
         for entry in range(size):
-            index = entry % len(members)
+            index = entry % count
             place, skip = at[index], skips[index]
             while table[place] is not None:
                 place = (place + skip) % size
             table[place] = members[index]
             at[index] = place
+            # The search takes so many steps in the mean, and ``size`` at most: to count them takes as long.
+            left -= _STEPS_PER_ENTRY + size // (size - entry)
+            if left <= 0:
+                left = STEPS_PER_SLICE
+                yield
         return [], [owner for owner in table if owner is not None]
 
 

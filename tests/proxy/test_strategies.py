@@ -13,8 +13,9 @@ from typing import Any
 import pytest
 
 from config.plan import ClusterPlan, EjectionPlan, LoadBalancer, Protocol
+from proxy import strategies
 from proxy.balance import Balancer, Endpoint
-from proxy.strategies import MAX_RING_SIZE, MAX_TABLE_SIZE, Maglev, RingHash, balancer_for
+from proxy.strategies import MAX_RING_SIZE, MAX_TABLE_SIZE, STEPS_PER_SLICE, Maglev, RingHash, balancer_for
 from proxy.xxh64 import xxh64
 from tests.proxy.test_balance import endpoint
 
@@ -24,7 +25,15 @@ STICKY = [LoadBalancer.RING_HASH, LoadBalancer.MAGLEV]
 
 
 def balancer(kind: LoadBalancer, *endpoints: Endpoint, **more: Any) -> Balancer:
-    return balancer_for(replace(PLAN, load_balancer=kind, **more), Random(7), endpoints)
+    return built(balancer_for(replace(PLAN, load_balancer=kind, **more), Random(7), endpoints))
+
+
+def built(one: Balancer) -> Balancer:
+    """With all work done that an update has left."""
+    while one.build():
+        assert one.is_building
+    assert not one.is_building
+    return one
 
 
 def keys(count: int) -> list[int]:
@@ -212,6 +221,90 @@ def test_a_table_is_kept_while_its_endpoints_stay() -> None:
     first = ring._tables[0]
     ring.update([endpoint(4, 1), endpoint(2), endpoint(1)])
     assert ring._tables[0] is first
+
+
+LARGE: dict[str, Any] = {"maglev_table_size": 8209, "ring_sizes": (2048, 2048)}
+"""Not done in a slice."""
+
+
+@pytest.mark.parametrize("kind", STICKY)
+def test_while_a_table_is_filled_that_of_before_serves(kind: LoadBalancer) -> None:
+    a, b, c, new = (endpoint(n) for n in range(4))
+    one, asked = balancer(kind, a, b, c, **LARGE), keys(60)
+    before = {key: one.pick(0.0, (), key) for key in asked}
+    one.update([a, b, new])
+    assert one.is_building
+    meanwhile = {key: one.pick(0.0, (), key) for key in asked}
+    assert all(it is before[key] for key, it in meanwhile.items() if before[key] is not c)
+    assert set(meanwhile.values()) == {a, b}, "what has gone is passed over"
+    expected = balancer(kind, a, b, new, **LARGE)
+    built(one)
+    after = {key: one.pick(0.0, (), key) for key in asked}
+    assert after == {key: expected.pick(0.0, (), key) for key in asked}, "no other table than at once"
+    assert new in after.values()
+
+
+@pytest.mark.parametrize("kind", STICKY)
+@pytest.mark.parametrize("usable", ["new", "gone"])
+def test_where_no_table_can_serve_one_is_finished_at_once(kind: LoadBalancer, usable: str) -> None:
+    """Else a request would move a moment later."""
+    a, b, c, d = (endpoint(n) for n in range(4))
+    one, asked = balancer(kind, *((a, b) if usable == "gone" else ()), **LARGE), keys(20)
+    one.update([c, d])
+    assert one.is_building
+    first = {key: one.pick(0.0, (), key) for key in asked}
+    assert not one.is_building
+    assert {key: one.pick(0.0, (), key) for key in asked} == first
+    assert set(first.values()) == {c, d}
+
+
+@pytest.mark.parametrize("kind", STICKY)
+def test_an_update_throws_away_what_was_begun(kind: LoadBalancer) -> None:
+    a, b, c = (endpoint(n) for n in range(3))
+    one, asked = balancer(kind, a, b, **LARGE), keys(60)
+    before = {key: one.pick(0.0, (), key) for key in asked}
+    one.update([a, b, c])
+    one.update([a, b])
+    assert not one.is_building, "the table of these is there"
+    assert {key: one.pick(0.0, (), key) for key in asked} == before
+
+
+@pytest.mark.parametrize("count", [1, 3, 200])
+def test_a_table_is_filled_in_slices(count: int) -> None:
+    """Of bounded work, the search for a free place included: near the end it takes thousands of steps for one entry."""
+    endpoints = [endpoint(n) for n in range(count)]
+    size = LARGE["maglev_table_size"]
+    steps, table = 0, Counter[int]()
+    names = sorted(it.where for it in endpoints)
+    at = [xxh64(name.encode()) % size for name in names]
+    skips = [xxh64(name.encode(), 1) % (size - 1) + 1 for name in names]
+    for entry in range(size):
+        one = entry % count
+        while table[at[one]]:
+            at[one] = (at[one] + skips[one]) % size
+            steps += 1
+        table[at[one]] = 1
+    assert slices_of(LoadBalancer.MAGLEV, endpoints) > steps // STEPS_PER_SLICE + size // 1024
+
+
+@pytest.mark.parametrize("kind", STICKY)
+@pytest.mark.parametrize("count", [1, 200])
+def test_a_slice_has_so_many_hashes(kind: LoadBalancer, count: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    hashed = 0
+
+    def counting(data: bytes, seed: int = 0) -> int:
+        nonlocal hashed
+        hashed += 1
+        return xxh64(data, seed)
+
+    monkeypatch.setattr(strategies, "xxh64", counting)
+    slices = slices_of(kind, [endpoint(n) for n in range(count)])
+    assert hashed <= slices * STEPS_PER_SLICE // 64
+
+
+def slices_of(kind: LoadBalancer, endpoints: list[Endpoint]) -> int:
+    one = balancer_for(replace(PLAN, load_balancer=kind, **LARGE), Random(7), endpoints)
+    return 1 + sum(1 for _ in iter(one.build, False)) + 1
 
 
 @pytest.mark.parametrize("kind", OTHERS)
