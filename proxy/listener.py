@@ -21,6 +21,7 @@ from proxy.acceptor import Acceptor
 from proxy.door import DoorAcceptor
 from proxy.http.h1_downstream import Http1Downstream
 from proxy.http.h2_downstream import Http2Downstream
+from proxy.http.h2_turns import Turns
 from proxy.outcome import Outcome
 from proxy.peer_counts import CONNECTIONS, OTHERS, RECEIVED, SENT, PeerCounts
 from proxy.redirect import Destination, Redirected, original_destination
@@ -83,6 +84,7 @@ class Listener:
         self.http = HttpStats()
         self.connections: set[Connection] = set()
         self.handshakes: set[Acceptor] = set()
+        self.turns = Turns()
         self.idle = asyncio.Event()
         """Set while there are no connections, and none whose peers are being verified."""
         self.idle.set()

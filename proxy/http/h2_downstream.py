@@ -29,8 +29,6 @@ if TYPE_CHECKING:
     from proxy.caller import Caller
     from proxy.listener import Listener
 
-MAX_LEASES_PER_TURN = 32
-
 _CONTINUE = FieldBlock([(b":status", b"100")])
 
 
@@ -62,8 +60,9 @@ class ClientStream(Stream):
         if head.expects_continue:
             self.send_head(_CONTINUE)
         exchange = self.exchange = Exchange(self, listener, head, now)
-        if connection.leases_left:
-            connection.leases_left -= 1
+        turns = connection.turns
+        if turns.left and not connection.begun:
+            turns.left -= 1
             exchange.begin()
         else:
             connection.begin_later(exchange)
@@ -199,13 +198,13 @@ class ClientStream(Stream):
 
 
 class Http2Downstream(asyncio.Protocol):
-    """See the module. ``outcome`` is what ended the connection, as far as it was us. ``leases_left``: how many requests
-    may ask for a connection to an endpoint before it is somebody else's turn.
+    """See the module. ``outcome`` is what ended the connection, as far as it was us. ``begun``: exchanges that are to
+    ask for a connection to an endpoint when it is their turn (``turns``).
     """
 
     __slots__ = (
-        "_begun", "_closing", "_last_change", "_loop", "_output", "_received_seen", "caller", "engine",
-        "leases_left", "listener", "now", "on_output", "outcome", "received", "started_s", "transport",
+        "_closing", "_last_change", "_loop", "_may_take", "_output", "_received_seen", "begun", "caller", "engine",
+        "listener", "now", "on_output", "outcome", "received", "started_s", "transport", "turns",
     )  # fmt: skip
 
     transport: ByteTransport
@@ -222,9 +221,9 @@ class Http2Downstream(asyncio.Protocol):
         self._output = Http2Output(self.engine, self._flush_later)
         self.on_output = self._output.begin
         self._loop = asyncio.get_running_loop()
-        self._begun: deque[Exchange] = deque()
-        """Exchanges that are to ask for a connection in a later turn of the loop."""
-        self.leases_left = MAX_LEASES_PER_TURN
+        self.turns = listener.turns
+        self.begun: deque[Exchange] = deque()
+        self._may_take = 0
         self._closing = False
         self._received_seen = 0
         self._last_change = started_s
@@ -237,21 +236,30 @@ class Http2Downstream(asyncio.Protocol):
         return ClientStream(self)
 
     def begin_later(self, exchange: Exchange) -> None:
-        """One read may hold hundreds of requests, or as many that are reset at once: others come in between, and what
-        is reset in the same read costs an endpoint nothing.
-        """
-        if not self._begun:
-            self._loop.call_soon(self._lease_some)
-        exchange.begin(self._begun)
+        """It is somebody else's turn. See ``h2_turns``."""
+        exchange.begin(self.begun)
+        self._may_take -= 1
+        if self._may_take <= 0 and not self.engine.is_on_hold:
+            self.engine.hold()
+            self.transport.pause_reading()
+        self.turns.wait(self)
 
-    def _lease_some(self) -> None:
-        begun = self._begun
-        try:
-            for _ in range(min(MAX_LEASES_PER_TURN, len(begun))):
-                begun.popleft().lease()
-        finally:  # a fault of ours in one of them stops no other
-            if begun:
-                self._loop.call_soon(self._lease_some)
+    def go_on(self, requests: int) -> bool:
+        """``Turns``."""
+        begun = self.begun
+        if self._closing:
+            begun.clear()
+            return False
+        ready = min(requests, len(begun))
+        if self.engine.is_on_hold:
+            self._may_take = requests
+            self._receive(None)
+            self._may_take = 0
+            if not self._closing and not self.engine.is_on_hold:
+                self.transport.resume_reading()
+        for _ in range(ready):
+            begun.popleft().lease()
+        return bool(begun) or self.engine.is_on_hold
 
     # The connection
 
@@ -264,11 +272,16 @@ class Http2Downstream(asyncio.Protocol):
         self.received += len(data)
         if self._closing:
             return
+        self._receive(data)
+
+    def _receive(self, data: bytes | None) -> None:
+        """Work through ``data``, or what was kept of an earlier read."""
         self._output.is_held = True
-        if not self._begun:
-            self.leases_left = MAX_LEASES_PER_TURN
         try:
-            self.engine.receive(data)
+            if data is None:
+                self.engine.receive_kept()
+            else:
+                self.engine.receive(data)
         except Broken as broken:
             self._refuse(broken)
             return

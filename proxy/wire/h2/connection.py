@@ -141,12 +141,12 @@ class Connection:
 
     __slots__ = (
         "_aged_id", "_body_left", "_body_stream", "_continuations", "_decoder", "_dropped", "_empty", "_expected_id",
-        "_forgotten_id", "_gathered", "_gathering", "_goaway_final", "_grant_at", "_held", "_ignored", "_limits",
-        "_mode", "_new_stream", "_next_id", "_opened", "_padding_left", "_partial", "_peer_stream_window", "_pings",
-        "_pumping", "_requests", "_reset_streams", "_resets", "_responses", "_settings", "_settings_frames",
-        "_skipped", "_stream_grant_at", "_tells_capacity", "_trailers", "_unsent", "_used", "_windows", "closed",
-        "draining", "encoder", "handler", "malformed", "max_streams", "out", "paused", "ready", "send_window",
-        "settled", "streams", "useful",
+        "_forgotten_id", "_gathered", "_gathering", "_goaway_final", "_grant_at", "_held", "_ignored", "_kept",
+        "_limits", "_mode", "_new_stream", "_next_id", "_opened", "_padding_left", "_partial", "_peer_stream_window",
+        "_pings", "_pumping", "_requests", "_reset_streams", "_resets", "_responses", "_settings", "_settings_frames",
+        "_skipped", "_stopped", "_stream_grant_at", "_tells_capacity", "_trailers", "_unsent", "_used", "_windows",
+        "closed", "draining", "encoder", "handler", "malformed", "max_streams", "out", "paused", "ready",
+        "send_window", "settled", "streams", "useful",
     )  # fmt: skip
 
     def __init__(
@@ -169,6 +169,8 @@ class Connection:
         # Receiving.
         self._mode = _FIRST if new_stream is None else _PREFACE
         self._partial = bytearray()
+        self._stopped = False  # closed, or on hold
+        self._kept = b""
         self._body_left = self._padding_left = 0
         self._body_stream: tuple[int, int] = (0, 0)  # its id, the frame's flags
         self._gathering: tuple[int, bool, bool] | None = None  # stream, END_STREAM, depends on itself
@@ -295,7 +297,8 @@ class Connection:
 
     def abandon(self, code: ErrorCode = ErrorCode.INTERNAL_ERROR) -> None:
         """The connection is lost, and with it every stream."""
-        self.closed = self.draining = True
+        self.closed = self.draining = self._stopped = True
+        self._kept = b""
         streams = list(self.streams.values())
         self.streams.clear()
         self.ready.clear()
@@ -323,17 +326,34 @@ class Connection:
     def receive(self, data: bytes) -> None:
         """Raises Broken, and what the streams and the handler raise."""
         at, size = 0, len(data)
-        while self._mode != _BETWEEN and at < size and not self.closed:
+        while self._mode != _BETWEEN and at < size and not self._stopped:
             at = self._go_on(data, at)
         if at < size and not self.closed:
             self._read(data, at)
+
+    def hold(self) -> None:
+        """Keep what comes behind the frame that is being received for :meth:`receive_kept`. Meanwhile the peer should
+        not be read from.
+        """
+        self._stopped = True
+
+    def receive_kept(self) -> None:
+        """No longer on hold, or on hold again. As :meth:`receive`."""
+        if not self.closed:
+            self._stopped = False
+            kept, self._kept = self._kept, b""
+            self.receive(kept)
+
+    @property
+    def is_on_hold(self) -> bool:
+        return self._stopped and not self.closed
 
     def _read(self, data: bytes, at: int) -> None:
         """Work through ``data[at:]``, which starts with a frame, and keep what is incomplete of the last one."""
         size = len(data)
         streams = self.streams
         requests = self._requests
-        while size - at >= HEAD_BYTES and not self.closed:
+        while size - at >= HEAD_BYTES and not self._stopped:
             high, low, kind, flags, stream_id = unpack_head(data, at)
             length = high << 8 | low
             if length > FRAME_BYTES:
@@ -382,8 +402,11 @@ class Connection:
                 self._spend(self._ignored, "unknown frames")  # RFC 9113 §4.1: ignored
             at = end
         if at < size and not self.closed:
-            self._mode = _PARTIAL
-            self._partial += data[at:]
+            if self._stopped:
+                self._kept += data[at:]
+            else:
+                self._mode = _PARTIAL
+                self._partial += data[at:]
 
     def _go_on(self, data: bytes, at: int) -> int:
         """Take from ``data[at:]`` what was missing of a frame or of the preface, and return where it ended."""
@@ -953,7 +976,7 @@ class Connection:
 
     def _break(self, code: ErrorCode, detail: str, over_budget: bool = False) -> NoReturn:
         """RFC 9113 §5.4.1."""
-        self.closed = self.draining = True
+        self.closed = self.draining = self._stopped = True
         self._write(goaway_frame(max(self._expected_id - 2, 0), code))
         raise Broken(code, detail, over_budget)
 

@@ -76,8 +76,17 @@ def script(rig: Rig, steps: list[Any], role: str) -> bytes:
     return data
 
 
-def run(role: str, data: bytes, cuts: list[int]) -> tuple[Any, ...]:
+def run(role: str, data: bytes, cuts: list[int], holds: str = "") -> tuple[Any, ...]:
+    """``holds``: behind each head, until the end of a read, or until all has come."""
     rig = Rig(role, stream=Answering if role == "server" else Heard)
+
+    class Holding(Answering):
+        def on_head(self, head: Any) -> None:
+            super().on_head(head)
+            rig.connection.hold()
+
+    if holds:
+        rig.stream_class = Holding
     if role == "client":
         for _ in range(3):
             rig.open()
@@ -85,6 +94,8 @@ def run(role: str, data: bytes, cuts: list[int]) -> tuple[Any, ...]:
     try:
         for start, end in zip([0, *cuts], [*cuts, len(data)], strict=True):
             rig.feed(data[start:end])
+            while rig.connection.is_on_hold and (holds == "each read" or end == len(data)):
+                rig.connection.receive_kept()
     except Broken as caught:
         broken = caught.code, caught.detail, caught.over_budget
     sent = [(frame.kind, frame.flags, frame.stream_id, frame.payload) for frame in rig.sent()]
@@ -100,6 +111,33 @@ def test_any_cut_gives_the_same_calls(role: str, steps: list[Any], data: st.Data
     cuts = sorted(data.draw(st.lists(st.integers(0, len(bytes_in)), max_size=12)))
     assert run(role, bytes_in, cuts) == whole
     assert run(role, bytes_in, list(range(1, len(bytes_in)))) == whole
+
+
+@pytest.mark.parametrize("holds", ["each read", "to the end"])
+@laws(60)
+@given(st.lists(frames, min_size=1, max_size=12), st.data())
+def test_what_was_kept_on_hold_gives_the_same_calls(holds: str, steps: list[Any], data: st.DataObject) -> None:
+    bytes_in = script(Rig("server"), steps, "server")
+    cuts = sorted(data.draw(st.lists(st.integers(0, len(bytes_in)), max_size=6)))
+    assert run("server", bytes_in, cuts, holds) == run("server", bytes_in, [])
+
+
+def test_on_hold_nothing_more_is_heard() -> None:
+    rig = Rig()
+    first, second = rig.headers(1, GET), rig.headers(3, GET)
+    rig.feed(first)
+    rig.connection.hold()
+    rig.feed(second[:5], second[5:] + raw(DATA, 0, 1, b"too much"))
+    assert len(rig.streams) == 1
+    assert rig.connection.is_on_hold
+    rig.connection.receive_kept()
+    assert len(rig.streams) == 2
+    rig.connection.hold()
+    rig.feed(rig.headers(5, GET))
+    rig.connection.abandon()
+    assert not rig.connection.is_on_hold
+    rig.connection.receive_kept()
+    assert len(rig.streams) == 2, "what was kept is gone"
 
 
 @pytest.mark.parametrize("role", ["server", "client"])
