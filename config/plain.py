@@ -22,19 +22,20 @@ from config.scalars import WORDS, resolve
 MAX_KEY_CHARS = 256
 """Longer keys are the full reader's: YAML sets them a limit of its own (1024)."""
 
+# No repetition gives back what it has taken (``++``): two of spaces beside each other would share them in every way.
 # In block context, where brackets and commas mean nothing within a word. A colon is text where text follows.
 _CHAR = r"[A-Za-z0-9_./+=@%~,(){}\[\]-]"
-_PLAIN = rf"-?[A-Za-z0-9_./+~]{_CHAR}*(?:(?::| +){_CHAR}+)*"
+_PLAIN = rf"-?[A-Za-z0-9_./+~]{_CHAR}*+(?:(?::| ++){_CHAR}++)*"
 _VALUE = rf""""[^"\\\n]*"|'[^'\n]*'|{_PLAIN}|\[\]|\{{\}}"""
 _COMMENT = r"(?:(?<![^ \n])#.*)?"
 _LINE = re.compile(
-    rf"^( *)(- +)?(?:([A-Za-z_][A-Za-z0-9_./-]{{0,{MAX_KEY_CHARS}}}):(?: +|$))?({_VALUE})? *{_COMMENT}$|^(.+)$",
+    rf"^( *+)(- ++)?(?:([A-Za-z_][A-Za-z0-9_./-]{{0,{MAX_KEY_CHARS}}}+):(?: ++|$))?({_VALUE})? *+{_COMMENT}$|^(.+)$",
     re.MULTILINE,
 )
 """Indentation, dash, key, value; or all of a line that is not plain."""
 _TEXT = frozenset(ascii_letters + "_/") - frozenset("nNtTfF")
 """What a word starts with that is text, whatever follows."""
-_MARKER = re.compile(rf"---(?: +{_COMMENT})?(?:\n|\Z)")
+_MARKER = re.compile(rf"---(?: ++{_COMMENT})?(?:\n|\Z)")
 _KEY_APART = re.compile(r'"[ \n]+:')
 
 

@@ -14,6 +14,8 @@ from config import document, plain
 from config.document import MAX_DEPTH, Parsed, parse
 from tests.kit import yamlkit
 
+MANY = 500_000
+"""Characters of a hostile line."""
 SERVICE = yamlkit.mes("app", 443, [{"address": "app.example.com", "port": 8443}], tls={"enabled": True})
 
 
@@ -159,3 +161,21 @@ def test_the_bound_of_a_file_is_for_all_of_its_documents(monkeypatch: pytest.Mon
         holds(text)
         assert parse(f"{text}\n---\nd: 4\n".encode()).faults
         holds(f"{text}\n---\nd: 4\n")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        " " * MANY + "!",
+        "a:" + " " * MANY + "!",
+        "- " + " " * MANY + "!",
+        "---" + " " * MANY + "!",
+        "a: b" + " c" * MANY + "!",
+        "a" * MANY + "!",
+        '{"a"' + " " * MANY + "!",
+    ],
+    ids=["indentation", "value", "dash", "marker", "words", "key", "json"],
+)
+def test_no_text_is_searched_in_every_way(text: str) -> None:
+    """An expression that gives back what it has taken, to try again, would take hours for these."""
+    assert plain.read(text, MAX_DEPTH) is None
