@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, cast
 from proxy.http.affinity import PeerName
 from proxy.http.exchange import Exchange
 from proxy.http.h2_output import Http2Output
+from proxy.http.h2_turns import HALF_SPENT
 from proxy.http.headers import late_fields, response_block
 from proxy.http.replies import reply_fields
 from proxy.http.timeouts import IDLE_TIMEOUT_S, LINGER_S, SETTINGS_DEADLINE_S, STREAM_IDLE_TIMEOUT_S
@@ -61,8 +62,11 @@ class ClientStream(Stream):
             self.send_head(_CONTINUE)
         exchange = self.exchange = Exchange(self, listener, head, now)
         turns = connection.turns
-        if turns.left and not connection.begun:
-            turns.left -= 1
+        left = turns.left
+        if left and not connection.begun:
+            turns.left = left - 1
+            if left == HALF_SPENT:
+                turns.go_round()
             exchange.begin()
         else:
             connection.begin_later(exchange)
@@ -252,8 +256,10 @@ class Http2Downstream(asyncio.Protocol):
             return False
         ready = min(requests, len(begun))
         if self.engine.is_on_hold:
+            kept = self.engine.let_go()
+            self.received -= len(kept)
             self._may_take = requests
-            self._receive(None)
+            self.data_received(kept)
             self._may_take = 0
             if not self._closing and not self.engine.is_on_hold:
                 self.transport.resume_reading()
@@ -272,16 +278,9 @@ class Http2Downstream(asyncio.Protocol):
         self.received += len(data)
         if self._closing:
             return
-        self._receive(data)
-
-    def _receive(self, data: bytes | None) -> None:
-        """Work through ``data``, or what was kept of an earlier read."""
         self._output.is_held = True
         try:
-            if data is None:
-                self.engine.receive_kept()
-            else:
-                self.engine.receive(data)
+            self.engine.receive(data)
         except Broken as broken:
             self._refuse(broken)
             return

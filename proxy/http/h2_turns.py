@@ -20,6 +20,9 @@ MAX_REQUESTS_AT_A_TIME = 16
 """Of one of them, before it is the next one's turn."""
 
 
+HALF_SPENT = MAX_REQUESTS_PER_TURN // 2
+
+
 class Waiting(Protocol):
     def go_on(self, requests: int) -> bool:
         """Take in so many requests, and send as many on; whether there is more."""
@@ -28,8 +31,8 @@ class Waiting(Protocol):
 
 
 class Turns:
-    """Of one listener. ``left``: how many requests may still begin at once. It is filled up again when somebody had to
-    wait, so that nobody has to look at the loop's turns while nobody has to.
+    """Of one listener. ``left``: how many requests may still begin at once. Who takes the one at ``HALF_SPENT`` has it
+    filled up in the next turn (:meth:`go_round`): who sends a few requests at a time never has to wait.
     """
 
     __slots__ = ("_is_due", "_loop", "_waiting", "left")
@@ -43,10 +46,11 @@ class Turns:
     def wait(self, client: Waiting) -> None:
         """Let ``client`` go on in a later turn. Who waits already keeps its place."""
         self._waiting[client] = None
-        self._schedule()
+        self.go_round()
 
-    def _schedule(self) -> None:
-        if self._waiting and not self._is_due:
+    def go_round(self) -> None:
+        """In the next turn of the loop."""
+        if not self._is_due:
             self._is_due = True
             self._loop.call_soon(self._turn)
 
@@ -68,4 +72,5 @@ class Turns:
                 if has_more:
                     waiting[client] = None
         finally:
-            self._schedule()
+            if waiting:
+                self.go_round()

@@ -575,6 +575,18 @@ def test_the_page_is_bounded() -> None:
     run(scenario())
 
 
+@pytest.mark.parametrize(("more", "said"), [(0, ""), (3, "and 3 more")])
+def test_a_service_of_many_endpoints_shows_the_first(more: int, said: str) -> None:
+    async def scenario() -> None:
+        async with world(cluster("one", *range(10_000, 10_000 + page.MAX_ENDPOINTS + more))) as here:
+            text = Outline((await here.ask("/")).text).text
+            assert text.count("127.0.0.1:10") == page.MAX_ENDPOINTS
+            assert said in text
+            assert (" more" in text) == bool(said)
+
+    run(scenario())
+
+
 @pytest.mark.parametrize(
     ("seconds", "text"), [(0, "0 s"), (59.9, "59 s"), (3600, "1 h"), (3725, "1 h 2 min"), (90061, "1 d 1 h")]
 )

@@ -332,17 +332,16 @@ class Connection:
             self._read(data, at)
 
     def hold(self) -> None:
-        """Keep what comes behind the frame that is being received for :meth:`receive_kept`. Meanwhile the peer should
+        """Keep what comes behind the frame that is being received until :meth:`let_go`. Meanwhile the peer should
         not be read from.
         """
         self._stopped = True
 
-    def receive_kept(self) -> None:
-        """No longer on hold, or on hold again. As :meth:`receive`."""
-        if not self.closed:
-            self._stopped = False
-            kept, self._kept = self._kept, b""
-            self.receive(kept)
+    def let_go(self) -> bytes:
+        """No longer on hold. What was kept, to be received before anything else."""
+        self._stopped = self.closed
+        kept, self._kept = self._kept, b""
+        return kept
 
     @property
     def is_on_hold(self) -> bool:

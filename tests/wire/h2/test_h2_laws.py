@@ -95,7 +95,7 @@ def run(role: str, data: bytes, cuts: list[int], holds: str = "") -> tuple[Any, 
         for start, end in zip([0, *cuts], [*cuts, len(data)], strict=True):
             rig.feed(data[start:end])
             while rig.connection.is_on_hold and (holds == "each read" or end == len(data)):
-                rig.connection.receive_kept()
+                rig.feed(rig.connection.let_go())
     except Broken as caught:
         broken = caught.code, caught.detail, caught.over_budget
     sent = [(frame.kind, frame.flags, frame.stream_id, frame.payload) for frame in rig.sent()]
@@ -130,14 +130,15 @@ def test_on_hold_nothing_more_is_heard() -> None:
     rig.feed(second[:5], second[5:] + raw(DATA, 0, 1, b"too much"))
     assert len(rig.streams) == 1
     assert rig.connection.is_on_hold
-    rig.connection.receive_kept()
+    rig.feed(rig.connection.let_go())
     assert len(rig.streams) == 2
     rig.connection.hold()
     rig.feed(rig.headers(5, GET))
     rig.connection.abandon()
     assert not rig.connection.is_on_hold
-    rig.connection.receive_kept()
-    assert len(rig.streams) == 2, "what was kept is gone"
+    assert rig.connection.let_go() == b"", "what was kept is gone"
+    rig.feed(rig.headers(7, GET))
+    assert len(rig.streams) == 2
 
 
 @pytest.mark.parametrize("role", ["server", "client"])
