@@ -12,7 +12,7 @@ from contextlib import contextmanager
 import pytest
 
 from proxy.http.exchange import Exchange
-from proxy.http.h2_turns import MAX_REQUESTS_AT_A_TIME, MAX_REQUESTS_PER_TURN, Turns
+from proxy.http.h2_turns import HALF_SPENT, MAX_REQUESTS_AT_A_TIME, MAX_REQUESTS_PER_TURN, Turns
 from tests.kit.http2_peers import H2Client
 from tests.kit.origins import Origin, always, ok
 from tests.proxy.http_rig import HttpRig, stats_of, wait_for_endings
@@ -135,6 +135,15 @@ def test_all_requests_of_one_read_are_answered_in_bounded_turns(
         assert sum(begun for begun, _ in watch.turns) >= MANY - 2 * MAX_REQUESTS_PER_TURN, "few began at once"
         assert (watch.begun, stats_of(rig).downstream_rq_active) == (MANY + 1, 0)
         assert client.ask().status == 200, "it is read from again"
+
+
+def test_who_sends_one_at_a_time_never_waits(one_loop: LoopThread, monkeypatch: pytest.MonkeyPatch) -> None:
+    with Origin(always(ok(b"hi"))) as origin, HttpRig(one_loop, [origin]) as rig, H2Client(rig.port) as client:
+        watch = Watch(monkeypatch)
+        for _ in range(2 * MAX_REQUESTS_PER_TURN):
+            assert client.ask().status == 200
+        assert (watch.begun, watch.leased) == (2 * MAX_REQUESTS_PER_TURN, 0)
+        assert len(watch.turns) <= 2 * MAX_REQUESTS_PER_TURN // HALF_SPENT
 
 
 def test_who_resets_at_once_costs_an_endpoint_next_to_nothing(
