@@ -14,9 +14,9 @@ from __future__ import annotations
 import asyncio
 from typing import Protocol
 
-MAX_REQUESTS_PER_TURN = 64
+MAX_REQUESTS_PER_TURN = 32
 """Of all clients of a listener: those that begin at once, and likewise those that have waited."""
-MAX_REQUESTS_AT_A_TIME = 16
+MAX_REQUESTS_AT_A_TIME = 8
 """Of one of them, before it is the next one's turn."""
 
 
