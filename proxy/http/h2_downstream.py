@@ -357,7 +357,8 @@ class Http2Downstream(asyncio.Protocol):
         """What the client has sent before it saw our GOAWAY is still served; what it sends afterwards must not make a
         reset of our end.
         """
-        if not self.engine.streams and self.engine.said_goodbye and not self._closing:
+        engine = self.engine
+        if not engine.streams and engine.said_goodbye and not engine.is_on_hold and not self._closing:
             self._closing = True
             self._linger()
 
