@@ -350,4 +350,4 @@ def test_ten_thousand_virtual_ips(tmp_path: Path) -> None:
             assert len(set(found.values())) == 10_000
             for name in ("s0", "s5000", "s9999"):
                 assert client.ask(PORT, name.encode(), host=found[name]) == name.encode()
-            assert koguma.resident_bytes() < 320 * 1024 * 1024
+            assert koguma.resident_bytes() < 270 * 1024 * 1024
