@@ -163,7 +163,8 @@ class Listener:
         if acceptor in self.handshakes:
             self.handshakes.discard(acceptor)
             self._limit.active -= 1
-            self._note_idle()
+            if not self.handshakes and not self.connections:
+                self.idle.set()
 
     @property
     def port(self) -> int:
@@ -262,15 +263,12 @@ class Listener:
             self._count_peer(self.peer_counts, connection)
         self._limit.active -= 1
         self.connections.discard(connection)
-        self._note_idle()
+        if not self.connections and not self.handshakes:
+            self.idle.set()
 
     @property
     def is_idle(self) -> bool:
         return not self.connections and not self.handshakes
-
-    def _note_idle(self) -> None:
-        if self.is_idle:
-            self.idle.set()
 
     def _count_peer(self, counts: PeerCounts, connection: Connection) -> None:
         peer = connection.caller.id if connection.caller is not None else OTHERS
