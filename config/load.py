@@ -161,29 +161,44 @@ def _real_path(file: str, folders: dict[str, str]) -> str:
 
 
 def load_dataplane(path: str | FilePath, variables: Variables, stdin: str = "") -> Loaded:
-    """Read a Dataplane file, a Mustache template, with ``variables`` filled in; ``-`` takes the text from
-    ``stdin``.
+    """As :meth:`DataplaneLoader.load`, once."""
+    return DataplaneLoader().load(path, variables, stdin)
 
-    Lines are those of the rendered text. A file that does not hold exactly one Dataplane has a problem.
-    """
-    file = "<stdin>" if str(path) == STDIN else str(path)
-    loading = _Loading()
-    try:
-        data = stdin.encode("utf-8", "surrogateescape") if str(path) == STDIN else _read(FilePath(path))
-    except OSError as error:
-        loading.unreadable(file, 1, _os_message(error))
-        return loading.finish()
-    try:
-        # What is too large or not UTF-8 stays as it is, for the parser to refuse.
-        if len(data) <= MAX_BYTES:
-            data = render(data.decode("utf-8-sig"), variables).encode()
-    except UnicodeDecodeError:
-        pass
-    except TemplateError as error:
-        loading.unreadable(file, error.line, str(error))
-        return loading.finish()
-    loading.read(file, data)
-    return _only_dataplane(loading.finish(), file)
+
+class DataplaneLoader:
+    """Loads again and again: a text that did not change gives the very result that it gave before."""
+
+    def __init__(self) -> None:
+        self._last: tuple[str, bytes, Loaded] | None = None
+        """File, digest of the text, and what it held."""
+
+    def load(self, path: str | FilePath, variables: Variables, stdin: str = "") -> Loaded:
+        """Read a Dataplane file, a Mustache template, with ``variables`` filled in; ``-`` takes the text from
+        ``stdin``.
+
+        Lines are those of the rendered text. A file that does not hold exactly one Dataplane has a problem.
+        """
+        file = "<stdin>" if str(path) == STDIN else str(path)
+        loading = _Loading()
+        try:
+            data = stdin.encode("utf-8", "surrogateescape") if str(path) == STDIN else _read(FilePath(path))
+        except OSError as error:
+            loading.unreadable(file, 1, _os_message(error))
+            return loading.finish()
+        try:
+            # What is too large or not UTF-8 stays as it is, for the parser to refuse.
+            if len(data) <= MAX_BYTES:
+                data = render(data.decode("utf-8-sig"), variables).encode()
+        except UnicodeDecodeError:
+            pass
+        except TemplateError as error:
+            loading.unreadable(file, error.line, str(error))
+            return loading.finish()
+        digest = sha256(data).digest()
+        if self._last is None or self._last[:2] != (file, digest):
+            loading.read(file, data)
+            self._last = file, digest, _only_dataplane(loading.finish(), file)
+        return self._last[2]
 
 
 def _only_dataplane(loaded: Loaded, file: str) -> Loaded:

@@ -212,6 +212,10 @@ class ProbePlan:
     """As of the cluster."""
 
 
+HEADERS_TIMEOUT_S = 60.0
+"""Where no MeshTimeout says otherwise."""
+
+
 @dataclass(frozen=True, slots=True)
 class ListenerPlan:
     """A listening socket and the cluster behind it. ``name`` is unique in a plan."""
@@ -223,7 +227,7 @@ class ListenerPlan:
     protocol: Protocol
     cluster: str
     access: Access = Access.ALLOW
-    request_headers_timeout_s: float = 60.0
+    request_headers_timeout_s: float = HEADERS_TIMEOUT_S
     """From the first byte of a request to the end of its head; 0 is no limit."""
     acceptance: Acceptance | None = None
     """On an inbound: mTLS as it is demanded. ``None``: plaintext."""

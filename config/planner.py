@@ -26,6 +26,7 @@ from config.issuers import Agent, IdentityFiles, NoAgent
 from config.load import Document, Key, Loaded
 from config.naming import Named, Naming, ServiceStatus
 from config.plan import (
+    HEADERS_TIMEOUT_S,
     Access,
     AdminPlan,
     ClusterPlan,
@@ -51,6 +52,7 @@ from config.resources.dataplane import (
     IpFamilyMode,
     Listener,
     Networking,
+    Outbound,
     ReachableBackend,
     State,
     TransparentProxying,
@@ -249,6 +251,8 @@ class Planner:
         self.vips = Ledger(settings.pools, settings.leases)
         self._naming = Naming(self.vips)
         self._bound: dict[Key, _Bound] = {}
+        self._outbounds: dict[tuple[str, int], ListenerPlan] = {}
+        """By address and port: those of the last plan."""
         self._rows: dict[Key, ResourceState] = {}
         """Of services that are well."""
         self._shown: dict[Key, tuple[ResourceState, ResourceState]] = {}
@@ -632,6 +636,7 @@ class Planner:
         if not dataplane.networking.outbound:
             return
         known = _Services(dataplane.mesh, self._services.values())
+        before, self._outbounds = self._outbounds, {}
         for index, outbound in enumerate(dataplane.networking.outbound):
             field = f"networking.outbound[{index}]"
             if outbound.backend_ref is None:
@@ -641,18 +646,9 @@ class Planner:
                 draft.object(f"{field}.backendRef", f"{why_not}: skipped", Severity.WARNING)
                 continue
             cluster = service.plan
-            listener = ListenerPlan(
-                name=f"outbound_{outbound.address}_{outbound.port}",
-                direction=Direction.OUTBOUND,
-                address=ip_address(outbound.address),
-                port=outbound.port,
-                protocol=cluster.protocol,
-                cluster=cluster.name,
-                access=access,
+            listener = self._outbounds[outbound.address, outbound.port] = _outbound(
+                outbound, service, access, before.get((outbound.address, outbound.port))
             )
-            head_timeout_s = request_headers_timeout_s(service.terms)
-            if head_timeout_s is not None:
-                listener = replace(listener, request_headers_timeout_s=head_timeout_s)
             if listener.name in draft.listeners:
                 draft.object(field, f"{listener.bind} is already used by another outbound")
             elif draft.clusters.get(cluster.name, cluster) is not cluster:
@@ -744,6 +740,28 @@ class Planner:
     def services(self) -> Iterator[ClusterPlan]:
         """Every service that compiles or once did, whether an outbound leads to it or not."""
         return (self._on_terms(key).plan for key in self._services)
+
+
+def _outbound(outbound: Outbound, service: InForce, access: Access, before: ListenerPlan | None) -> ListenerPlan:
+    """Its listener; ``before`` itself where nothing has changed."""
+    cluster, head_timeout_s = service.plan, request_headers_timeout_s(service.terms)
+    if head_timeout_s is None:
+        head_timeout_s = HEADERS_TIMEOUT_S
+    terms = (cluster.protocol, cluster.name, access, head_timeout_s)
+    if before is not None and terms == (
+        before.protocol, before.cluster, before.access, before.request_headers_timeout_s
+    ):  # fmt: skip
+        return before
+    return ListenerPlan(
+        name=f"outbound_{outbound.address}_{outbound.port}",
+        direction=Direction.OUTBOUND,
+        address=ip_address(outbound.address),
+        port=outbound.port,
+        protocol=cluster.protocol,
+        cluster=cluster.name,
+        access=access,
+        request_headers_timeout_s=head_timeout_s,
+    )
 
 
 def _is_egress(document: Document) -> bool:

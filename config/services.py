@@ -73,6 +73,8 @@ class ServiceCompiler:
         self._environ = environ
         self._extensions = extensions or NoExtensions()
         self._system: TrustAnchors | MaterialError | None = None
+        self._parsed: dict[tuple[bytes, str], tuple[TrustAnchors, list[str]]] = {}
+        """By PEM and origin: many services have one CA."""
 
     def compile(self, service: MeshExternalService, supplied: Supplied = NOTHING) -> Compiled:
         """``supplied``: what the service's extension has given. Raises :class:`Unusable`."""
@@ -170,10 +172,12 @@ class ServiceCompiler:
         self, service: MeshExternalService, source: DataSource, warnings: list[tuple[str, str]]
     ) -> TrustAnchors:
         pem, origin = self._load(service, "caCert", source)
-        try:
-            anchors, notes = parse_anchors(pem, origin, self._now)
-        except MaterialError as exc:
-            raise _unusable(exc) from exc
+        if (pem, origin) not in self._parsed:
+            try:
+                self._parsed[pem, origin] = parse_anchors(pem, origin, self._now)
+            except MaterialError as exc:
+                raise _unusable(exc) from exc
+        anchors, notes = self._parsed[pem, origin]
         warnings.extend((f"{VERIFICATION}.caCert", note) for note in notes)
         return anchors
 

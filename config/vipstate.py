@@ -69,7 +69,8 @@ def set_aside(directory: Path) -> Path:
 def save(directory: Path, leases: Iterable[Lease]) -> None:
     """Replace the file, as a whole or not at all. Raises :class:`StateError`."""
     path = directory / FILE_NAME
-    text = json.dumps({"version": VERSION, "leases": [_entry(lease) for lease in leases]}, indent=0)
+    lines = ",\n".join(json.dumps(_entry(lease)) for lease in leases)
+    text = f'{{"version": {VERSION}, "leases": [\n{lines}\n]}}\n'
     try:
         replace_file(path, text)
     except OSError as exc:

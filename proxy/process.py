@@ -23,7 +23,7 @@ from pathlib import Path
 from config import trustfiles, vipstate
 from config.created_trust import CreatedTrust
 from config.issuers import IdentityFiles
-from config.load import Loaded, Loader
+from config.load import DataplaneLoader, Loaded, Loader
 from config.plan import Plan
 from config.planner import Health, Planned, Planner, ResourceState, Settings
 from config.problems import Problem
@@ -106,6 +106,7 @@ class Process:
         self._identity_files = IdentityFiles(identity) if identity is not None else None
         self._stopping = asyncio.Event()
         self._reload_wanted = asyncio.Event()
+        self._dataplane_loader = DataplaneLoader()
         self._stdin = standard_input(options.sources)
         self._reported: frozenset[Problem] = frozenset()
         self._said_unrestricted = False
@@ -219,7 +220,7 @@ class Process:
             supplies.append(self._identity_files.version)
         return Snapshot(
             self._loader.load(sources.resources),
-            read_dataplane(sources, self._stdin),
+            read_dataplane(sources, self._dataplane_loader, self._stdin),
             tuple(supplies),
         )
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from config import vipstate
 from config.extension import Extensions
 from config.issuers import IdentityFiles
-from config.load import Loaded, Loader, load_dataplane
+from config.load import DataplaneLoader, Loaded, Loader
 from config.planner import Planned, Planner, Settings
 from config.vips import Lease
 from proxy.clock import wall_clock
@@ -22,11 +22,11 @@ def wall_clock_s() -> float:
     return wall_clock().timestamp()
 
 
-def read_dataplane(sources: Sources, stdin: str = "") -> Loaded:
+def read_dataplane(sources: Sources, loader: DataplaneLoader, stdin: str = "") -> Loaded:
     """The Dataplane from wherever the options say: a file, standard input, or the environment."""
     if sources.dataplane_file is not None:
-        return load_dataplane(sources.dataplane_file, sources.dataplane_vars, stdin)
-    return load_dataplane("-", sources.dataplane_vars, sources.dataplane_text or "")
+        return loader.load(sources.dataplane_file, sources.dataplane_vars, stdin)
+    return loader.load("-", sources.dataplane_vars, sources.dataplane_text or "")
 
 
 def standard_input(sources: Sources) -> str:
@@ -72,5 +72,5 @@ def read(sources: Sources, extensions: Extensions, *, partial: bool = False, vip
         identity_files=files,
         identity_dir=vips.identity_dir,
     )
-    dataplane = read_dataplane(sources, standard_input(sources))
+    dataplane = read_dataplane(sources, DataplaneLoader(), standard_input(sources))
     return Reading(Planner(settings), Loader().load(sources.resources), dataplane)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from config.load import READ_BYTES, Loaded, load_dataplane, load_resources
+from config.load import READ_BYTES, DataplaneLoader, Loaded, load_dataplane, load_resources
 from config.resources import Dataplane, Mesh, MeshExternalService, Secret
 
 MESH = "type: Mesh\nname: {}\n"
@@ -159,6 +159,20 @@ def test_a_dataplane_is_a_template(tmp_path: Path) -> None:
     (document,) = load_dataplane(file, {"name": "dp-1", "ip": "10.0.0.1"}).documents
     assert isinstance(document.resource, Dataplane)
     assert (document.name, document.resource.networking.address) == ("dp-1", "10.0.0.1")
+
+
+def test_a_dataplane_that_does_not_change_is_not_read_again(tmp_path: Path) -> None:
+    file, loader = tmp_path / "dp.yaml", DataplaneLoader()
+    file.write_text("type: Dataplane\nmesh: default\nname: {{ name }}\nnetworking: {address: 127.0.0.1}\n")
+    first = loader.load(file, {"name": "web"})
+    assert loader.load(file, {"name": "web"}) is first
+    assert loader.load(file, {"name": "api"}).documents[0].name == "api"
+    file.unlink()
+    assert loader.load(file, {"name": "api"}).problems
+    file.write_text("type: Dataplane\nmesh: default\nname: {{ name }}\nnetworking: {address: 127.0.0.2}\n")
+    (document,) = loader.load(file, {"name": "api"}).documents
+    assert isinstance(document.resource, Dataplane)
+    assert document.resource.networking.address == "127.0.0.2"
 
 
 def test_a_dataplane_comes_from_standard_input() -> None:

@@ -15,6 +15,7 @@ from config.plan import Access, ClusterPlan, Direction, Plan
 from config.planner import Health, Planned, Planner, Settings
 from tests.kit import yamlkit
 from tests.kit.ca import Authority
+from tls.material import parse_anchors
 
 ROOT = Authority.root("Planner Root")
 OTHER = Authority.root("Another Root")
@@ -209,6 +210,48 @@ def test_a_neighbour_whose_name_begins_alike_is_another_folder(world: World) -> 
 
 
 # Not compiled again
+
+
+def test_an_outbound_that_does_not_change_keeps_its_listener(world: World) -> None:
+    world.write("app.yaml", app(), yamlkit.mes("web", 80, HERE, protocol="http"))
+    world.dataplane([yamlkit.outbound(10001, "app"), yamlkit.outbound(10002, "web")])
+    before = world.plan().listeners
+    world.write("web.yaml", yamlkit.mesh(routing={"defaultForbidMeshExternalServiceAccess": False}))
+    assert all(world.plan().listeners[name] is before[name] for name in before)
+    world.dataplane([yamlkit.outbound(10001, "web"), yamlkit.outbound(10002, "web")])
+    after = world.plan().listeners
+    assert [after[name] is before[name] for name in before] == [False, True]
+    assert all(listener.cluster == yamlkit.kri("web", 80) for listener in after.values())
+    world.write("web.yaml", yamlkit.mesh(routing={"defaultForbidMeshExternalServiceAccess": True}))
+    assert all(listener.access is Access.FORBID for listener in world.plan().listeners.values())
+
+
+def test_a_ca_that_many_services_have_is_read_once(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    read = []
+
+    def counting(pem: bytes, source: str, now: datetime) -> Any:
+        read.append(source)
+        return parse_anchors(pem, source, now)
+
+    monkeypatch.setattr("config.services.parse_anchors", counting)
+    ca = yamlkit.tls(ca=yamlkit.from_secret("ca"))
+    world.write(
+        "all.yaml", yamlkit.secret("ca", ROOT.pem), *(yamlkit.mes(f"s{i}", 443, HERE, tls=ca) for i in range(9))
+    )
+    world.dataplane([yamlkit.outbound(10001 + i, f"s{i}") for i in range(9)])
+    policies = [cluster.tls for cluster in world.plan().clusters.values()]
+    assert len(policies) == 9
+    assert all(policy is not None and policy.anchors is not None for policy in policies)
+    assert len(read) == 1
+    world.write("ca.yaml", yamlkit.secret("ca", OTHER.pem))
+    world.write("all.yaml", *(yamlkit.mes(f"s{i}", 443, HERE, tls=ca) for i in range(9)))
+    anchors = {
+        cluster.tls.anchors.digest for cluster in world.plan().clusters.values() if cluster.tls and cluster.tls.anchors
+    }
+    assert len(anchors) == 1
+    assert policies[0] is not None
+    assert policies[0].anchors is not None
+    assert policies[0].anchors.digest not in anchors
 
 
 def test_what_did_not_change_is_the_same_object(world: World) -> None:
