@@ -10,10 +10,11 @@ What bounds memory: nothing is kept of a body but what came before there was a c
 as long as the request may have to be sent again (``MAX_HELD_BYTES`` each). Beyond that the client is not read from.
 
 A request is sent again, on another connection, where it is certain that this does no harm, all of it is still at hand,
-and not one byte of a response has come: either the origin says that it did nothing with it (RFC 9113 §8.7), or its
-method is idempotent (RFC 9110 §9.2.2) and the connection had served before (an origin may close an idle one at any
-moment, RFC 9112 §9.5). Beyond that, a policy decides (``retries``): then a response that it covers is dropped at its
-head, and any failure before one may be tried again after a wait, in which there is no upstream.
+and not one byte of a response has come: the origin says that it did nothing with it (RFC 9113 §8.7), or has said
+nothing at all, not even the SETTINGS that a server of HTTP/2 begins with (§3.4); or the method is idempotent (RFC 9110
+§9.2.2) and the connection had served before (an origin may close an idle one at any moment, RFC 9112 §9.5). Beyond
+that, a policy decides (``retries``): then a response that it covers is dropped at its head, and any failure before one
+may be tried again after a wait, in which there is no upstream.
 
 How it ends: once, in :meth:`_end`, with an :class:`Outcome`, a status (0 where no response was begun) and its accounts.
 """
@@ -441,7 +442,7 @@ class Exchange:
 
     def upstream_lost(self, outcome: Outcome, *, unprocessed: bool = False) -> None:
         """The response will not become whole: the connection was lost, or the origin has reset the stream.
-        ``unprocessed``: the origin says that it did nothing with the request.
+        ``unprocessed``: the origin did nothing with the request.
         """
         upstream, self.upstream = self.upstream, None
         assert upstream is not None

@@ -142,7 +142,9 @@ class OriginStream(Stream):
         elif connection.broken is not None:
             exchange.upstream_broke(connection.broken)
         elif connection.lost is not None:
-            exchange.upstream_lost(connection.lost)
+            # A server begins with SETTINGS (RFC 9113 §3.4). One that said nothing has not taken the connection up: it
+            # lay in the backlog of a listener that is no more, as of a server that restarts.
+            exchange.upstream_lost(connection.lost, unprocessed=not connection.engine.settled)
         elif code == ErrorCode.PROTOCOL_ERROR:
             exchange.upstream_broke(BadMessage(502, "http2.remote_reset", "the origin calls the request malformed"))
         else:
