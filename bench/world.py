@@ -117,7 +117,8 @@ class World:
         command = peer.configure()
         if workers == 1:
             words = [Path(command[0]).name, *command[1:]]
-            self.commands.setdefault(name, " ".join(words).replace(str(folder), "."))
+            text = " ".join(words).replace(str(folder), ".").replace(str(self._folder), "..")
+            self.commands.setdefault(name, text)
         ports = [(service.port, service.address) for service in peer.services.values()]
         ready = is_ready or (lambda: all(accepts(*port) for port in ports))
         with running(command, cores or self.cores.proxy, ready, peer.log_file(), within_s=within_s) as process:

@@ -258,6 +258,8 @@ class Planner:
         self._shown: dict[Key, tuple[ResourceState, ResourceState]] = {}
         """Rows without a status, and the same with it."""
         self._in_force: dict[Key, InForce] = {}
+        self._settled: set[Key] = set()
+        """Of which this plan knows the terms already."""
         # By mesh: a zone egress has a face in each.
         self._faces: dict[str, Dataplane] = {}
         self._policies: dict[str, PolicyBook] = {}
@@ -282,6 +284,7 @@ class Planner:
             problems.extend(self._read_dataplane(dataplane))
         secrets = self._secrets()
         self._look_around(current, secrets, now, problems)
+        self._settled.clear()
         used: set[tuple[str, str]] = set()
 
         def secret(mesh: str, name: str) -> bytes | None:
@@ -487,6 +490,9 @@ class Planner:
 
     def _on_terms(self, key: Key) -> InForce:
         """A service as it is to run. The same object as before, unless the service or its terms changed."""
+        if key in self._settled:
+            return self._in_force[key]
+        self._settled.add(key)
         good = self._services[key]
         mesh, service = good.document.mesh, good.document.resource
         assert isinstance(service, MeshExternalService)
@@ -520,7 +526,7 @@ class Planner:
 
     def _without_certificate(self, current: Mapping[Key, Document]) -> Iterator[Problem]:
         without = {mesh for mesh, terms in self._terms.items() if terms.certificate is None}
-        for key, good in self._services.items():
+        for key, good in self._services.items() if without else ():
             if key[1] in without and key in current and self._presents_identity(good):
                 text = f"{CLIENT_CERTIFICATE_LABEL}: there is no MeshIdentity with a certificate for this Dataplane"
                 yield good.document.problem("labels", text, Severity.WARNING)
