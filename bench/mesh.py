@@ -11,12 +11,15 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from bench.origin import find
-from bench.peers.peer import Service
 from bench.process import accepts, free_port, running
 from tls.identity import generate_authority, issue
 from tls.spiffe import SpiffeId
+
+if TYPE_CHECKING:
+    from bench.peers.peer import Service
 
 TRUST_DOMAIN = "bench"
 LIFE = timedelta(days=1)
