@@ -38,7 +38,7 @@ bench: $(VENV)/.installed-bench
 	elif [ "$$(id -u)" -ne 0 ]; then echo "Wanted: apt-get install $(BENCH_PACKAGES)"; \
 	else export DEBIAN_FRONTEND=noninteractive; apt-get update -qq; \
 	    apt-get install -y -qq --no-install-recommends $(BENCH_PACKAGES) >/dev/null || echo "not all could be installed"; fi
-	$(VENV)/bin/python -m bench --output docs/performance $(BENCH)
+	$(VENV)/bin/python -m bench $(if $(findstring --quick,$(BENCH)),,--output docs/performance) $(BENCH)
 
 check: $(VENV)/.installed-dev
 	$(VENV)/bin/ruff check .
