@@ -18,8 +18,6 @@ MAX_REQUESTS_PER_TURN = 32
 """Of all clients of a listener: those that begin at once, and likewise those that have waited."""
 MAX_REQUESTS_AT_A_TIME = 8
 """Of one of them, before it is the next one's turn."""
-
-
 HALF_SPENT = MAX_REQUESTS_PER_TURN // 2
 
 

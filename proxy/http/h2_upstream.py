@@ -144,7 +144,8 @@ class OriginStream(Stream):
         elif connection.lost is not None:
             # A server begins with SETTINGS (RFC 9113 §3.4). One that said nothing has not taken the connection up: it
             # lay in the backlog of a listener that is no more, as of a server that restarts.
-            exchange.upstream_lost(connection.lost, unprocessed=not connection.engine.settled)
+            was_never_open = connection.lost is Outcome.UPSTREAM_CLOSED and not connection.engine.settled
+            exchange.upstream_lost(connection.lost, unprocessed=was_never_open)
         elif code == ErrorCode.PROTOCOL_ERROR:
             exchange.upstream_broke(BadMessage(502, "http2.remote_reset", "the origin calls the request malformed"))
         else:

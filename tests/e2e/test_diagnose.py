@@ -5,7 +5,7 @@ wait for it for long.
 from __future__ import annotations
 
 import json
-import time
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -71,11 +71,13 @@ def test_an_extension_that_is_not_there(tmp_path: Path) -> None:
 
 
 class Hanging:
+    may_end = threading.Event()
+
     def validate(self, config: Any) -> list[str]:
         return []
 
     async def watch(self, context: Any) -> None:
-        time.sleep(2)  # what an extension must not do
+        self.may_end.wait(30)  # what an extension must not do
 
 
 def test_nobody_waits_for_long(
@@ -86,5 +88,8 @@ def test_nobody_waits_for_long(
     (tmp_path / "app.yaml").write_text(extended("hanging", {}))
     (tmp_path / "dp.yaml").write_text(yamlkit.render(yamlkit.dataplane()))
     sources = Sources(str(tmp_path / "dp.yaml"), resources=(str(tmp_path / "app.yaml"),))
-    assert diagnose("app", sources, Names(), "text") == 1
+    try:
+        assert diagnose("app", sources, Names(), "text") == 1
+    finally:
+        Hanging.may_end.set()
     assert "extension hanging has supplied no endpoints yet" in capsys.readouterr().out

@@ -14,6 +14,7 @@ from tests.e2e.upstreams import ROOT, SERVER, STRANGER, trusting
 from tests.kit import payload, peers, poll, yamlkit
 from tests.kit.apps import Nginx
 from tests.kit.koguma import WORKERS, Koguma
+from tests.kit.load import Load
 from tests.kit.origins import Conversation, Origin, always, in_turn, ok
 from tests.kit.rawhttp import Message, Wire
 
@@ -158,19 +159,18 @@ def test_statistics(koguma: Koguma) -> None:
 # Under load
 
 
-class Hammer:
+class Hammer(Load):
     """Clients that ask without a pause, on kept connections, and count what they get."""
 
     def __init__(self, port: int, clients: int = 4) -> None:
+        super().__init__(clients)
         self.results: Counter[str] = Counter()
         self._port = port
-        self._stop = threading.Event()
-        self._threads = [threading.Thread(target=self._ask, daemon=True) for _ in range(clients)]
 
-    def _ask(self) -> None:
+    def _work(self) -> None:
         with Wire(self._port) as wire:
             number = 0
-            while not self._stop.is_set():
+            while not self.is_over:
                 number += 1
                 response = (
                     wire.get()
@@ -178,16 +178,6 @@ class Hammer:
                     else wire.ask(b"POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 3\r\n\r\nabc")
                 )
                 self.results[f"{response.status}" + ("" if response.is_whole else " cut")] += 1
-
-    def __enter__(self) -> Hammer:
-        for thread in self._threads:
-            thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        for thread in self._threads:
-            thread.join(10)
 
     def wait_for_more(self, count: int = 100) -> None:
         wanted = self.results.total() + count

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import http.client
 import json
-import threading
 from pathlib import Path
 
 import pytest
@@ -16,6 +15,7 @@ from tests.kit import client, peers, poll, yamlkit
 from tests.kit.ca import Authority
 from tests.kit.grpc_peers import Caller, GrpcServer
 from tests.kit.koguma import Koguma
+from tests.kit.load import Load
 from tests.kit.mtls import MtlsClient
 from tests.kit.origins import Origin, always, ok
 from tests.kit.peers import Peer
@@ -84,17 +84,16 @@ def get(port: int) -> tuple[int, bytes]:
         connection.close()
 
 
-class Load:
+class Requests(Load):
     """Requests without a pause, each on a connection of its own to the caller's proxy."""
 
     def __init__(self, port: int) -> None:
+        super().__init__(clients=2)
         self.answers: dict[object, int] = {}
         self._port = port
-        self._over = threading.Event()
-        self._threads = [threading.Thread(target=self._run, daemon=True) for _ in range(2)]
 
-    def _run(self) -> None:
-        while not self._over.is_set():
+    def _work(self) -> None:
+        while not self.is_over:
             try:
                 answer: object = get(self._port)
             except OSError as error:
@@ -109,16 +108,6 @@ class Load:
         """Return when some more requests have been answered."""
         wanted = self.total + 20
         poll.until(lambda: self.total >= wanted, "more requests")
-
-    def __enter__(self) -> Load:
-        for thread in self._threads:
-            thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._over.set()
-        for thread in self._threads:
-            thread.join(20)
 
 
 def serial(proxy: Koguma) -> str:
@@ -139,7 +128,7 @@ def test_leaves_cas_and_bundles_are_replaced_under_load(zone: Zone, shop: Koguma
         def demand(file: str, document: Document) -> None:
             zone.proxy.rewrite(file, document)
 
-        with zone.proxy, shop, Load(port) as load:
+        with zone.proxy, shop, Requests(port) as load:
             load.more()
             first = serial(zone.proxy)
             demand("identity.yaml", zone.identity(CA_1, life="3s"))  # the leaf: due every second, by the real timer

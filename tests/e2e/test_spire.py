@@ -5,7 +5,6 @@ broken connection; without it the last word holds until it expires, and nothing 
 from __future__ import annotations
 
 import contextlib
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ import pytest
 from tests.e2e.zones import Zone, mesh_trust
 from tests.kit import peers, poll, yamlkit
 from tests.kit.ca import Authority
+from tests.kit.load import Load
 from tests.kit.mtls import MtlsClient, is_refused
 from tests.kit.peers import Peer
 from tests.kit.spiffe_agent import SpiffeAgent, bundle, leaf, svid
@@ -228,19 +228,18 @@ def test_kumas_variable_is_a_path(tmp_path: Path, agent: SpiffeAgent, applicatio
         assert not is_refused(port, SHOP, CA)
 
 
-class Load:
+class Visits(Load):
     """A connection after another, without a pause. TLS 1.2, so that whoever is refused is told so."""
 
     def __init__(self, port: int, *trusting: Authority) -> None:
+        super().__init__(clients=2)
         self.answered = 0
         self.failures: list[str] = []
         self.caller = SHOP
         self._port, self._trusting = port, trusting
-        self._over = threading.Event()
-        self._threads = [threading.Thread(target=self._run, daemon=True) for _ in range(2)]
 
-    def _run(self) -> None:
-        while not self._over.is_set():
+    def _work(self) -> None:
+        while not self.is_over:
             try:
                 with MtlsClient(self._port, self.caller, *self._trusting) as client:
                     assert client.ask() == b"ping"
@@ -253,16 +252,6 @@ class Load:
         wanted = self.answered + 10
         poll.until(lambda: self.answered >= wanted or self.failures, "more answers")
 
-    def __enter__(self) -> Load:
-        for thread in self._threads:
-            thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._over.set()
-        for thread in self._threads:
-            thread.join(20)
-
 
 def test_leaves_and_cas_are_replaced_under_load(zone: Zone, agent: SpiffeAgent, application: Peer) -> None:
     """As SPIRE does it: the new CA is trusted everywhere before it issues, the old one until nobody has its leaves."""
@@ -270,7 +259,7 @@ def test_leaves_and_cas_are_replaced_under_load(zone: Zone, agent: SpiffeAgent, 
     both = bundle(CA, new_ca)
     agent.issue(svid(CA, APP))
     port = zone.inbound(application)
-    with agent, zone.proxy, MtlsClient(port, SHOP, CA) as before, Load(port, CA, new_ca) as load:
+    with agent, zone.proxy, MtlsClient(port, SHOP, CA) as before, Visits(port, CA, new_ca) as load:
         load.more()
         for message in (svid(CA, APP), svid(CA, APP, bundle=both), svid(new_ca, APP, bundle=both)):
             zone.proxy.changing(lambda message=message: agent.issue(message))
