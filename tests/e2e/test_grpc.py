@@ -262,6 +262,7 @@ def test_cancel_after_begin(world: World, caller: Caller) -> None:
 def test_cancel_after_the_initial_metadata(world: World, caller: Caller) -> None:
     call = caller.download("Wait", metadata=[("x-call", "headers")])
     assert ("x-kit-begun", "1") in call.initial_metadata(), "though no message follows"
+    world.server.wait_for("waiting", "headers")  # whoever is cancelled before has nobody to say it
     call.cancel()
     world.server.wait_for("cancelled", "headers")
 
