@@ -7,10 +7,9 @@ protocol above is told of its connection only by the second, so nothing can be w
 Why not the event loop's own TLS: it hides the peer's chain and alerts when a handshake fails, cannot half-close, keeps
 256 KiB a connection, and costs more CPU for small messages.
 
-What a message costs here is calls, and what bulk costs is copies. So a stream is read from as a plain protocol, whose
-data comes by itself, until a read brings much: then :class:`_LargeReads` stands below it, which is told where in a
-buffer of our own the data is. The slots that are called for each message hold bound methods, and are called as local
-names: CPython 3.11 looks ``self.slot(...)`` up the slow way.
+What a message costs here is calls, and what bulk costs is copies: see ``large_reads``, for both sides of a stream. The
+slots that are called for each message hold bound methods, and are called as local names: CPython 3.11 looks
+``self.slot(...)`` up the slow way.
 """
 
 from __future__ import annotations
@@ -22,17 +21,16 @@ from datetime import datetime
 from typing import Any, cast
 
 from proxy.dialled import Dialled
+from proxy.large_reads import LARGE_READ_BYTES, LargeReads
 from tls.handshake import ClientHandshake, Established, Refused, recheck
 from tls.server_handshake import Accepted
 
-_CIPHERTEXT = memoryview(bytearray(256 * 1024))
-"""Where large reads of every stream of the process go: the bytes are taken out before the next read can begin."""
-
-LARGE_READ_BYTES = 64 * 1024
-"""From here on a read is cheaper without a copy, and below :data:`SMALL_READ_BYTES` with fewer calls."""
-SMALL_READ_BYTES = 16 * 1024
-
 MAX_RECORD_BYTES = 16 * 1024  # RFC 8446 §5.1: the most plaintext that one record carries
+
+MAX_ENCRYPTED_BYTES = 256 * 1024
+"""Plaintext that is encrypted before it goes to the transport: what OpenSSL wrote stays allocated with the connection,
+and is best sent on while it is in the processor's cache.
+"""
 
 
 class TlsConnector(asyncio.Protocol):
@@ -106,7 +104,7 @@ class TlsStream(asyncio.Transport, asyncio.Protocol):
 
     __slots__ = (
         "_backlog", "_congested", "_deliver", "_deliver_all", "_end_due", "_ended", "_established", "_failure", "_feed",
-        "_incoming", "_inner", "_outgoing", "_raw", "_raw_write", "_read", "_recheck", "_session_due", "_ssl",
+        "_incoming", "_inner", "_large", "_outgoing", "_raw", "_raw_write", "_read", "_recheck", "_session_due", "_ssl",
         "_ssl_write", "_take", "_wall_clock",
     )  # fmt: skip
 
@@ -144,15 +142,13 @@ class TlsStream(asyncio.Transport, asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         if len(data) >= LARGE_READ_BYTES:
-            self._raw.set_protocol(_LargeReads(self))
+            self._raw.set_protocol(LargeReads(self, self._raw))
         feed = self._feed
         feed(data)
         self.deliver_pending()
 
     def large_read(self, data: memoryview) -> None:
-        """As :meth:`data_received`, by way of :class:`_LargeReads`."""
-        if len(data) < SMALL_READ_BYTES:
-            self._raw.set_protocol(self)
+        """As :meth:`data_received`, by way of ``large_reads``."""
         self._feed(data)
         self.deliver_pending()
 
@@ -161,6 +157,9 @@ class TlsStream(asyncio.Transport, asyncio.Protocol):
         incoming, read = self._incoming, self._read
         left = incoming.pending
         if not left:
+            return
+        if self._large is not None:
+            self._deliver_large(self._large)
             return
         chunks: list[bytes] = []
         failure: ssl.SSLError | None = None
@@ -195,6 +194,40 @@ class TlsStream(asyncio.Transport, asyncio.Protocol):
                 self._deliver_all(chunks)
             else:
                 self._deliver(b"".join(chunks))
+        if failure is not None or ended or self._outgoing.pending or self._backlog:
+            self._settle(failure, ended)
+
+    def _deliver_large(self, inner: asyncio.BufferedProtocol) -> None:
+        """The same into a buffer of the protocol above."""
+        incoming, read = self._incoming, self._read
+        buffer = memoryview(inner.get_buffer(incoming.pending))
+        filled = 0
+        failure: ssl.SSLError | None = None
+        ended = False
+        try:
+            while filled < len(buffer) and (incoming.pending or self._ssl.pending()):
+                size = cast("int", read(len(buffer) - filled, buffer[filled:]))
+                if not size:
+                    ended = True
+                    break
+                filled += size
+        except ssl.SSLWantReadError:
+            pass
+        except ssl.SSLZeroReturnError:
+            ended = True
+        except ssl.SSLError as exc:
+            failure = exc
+        if self._recheck and not self._still_trusted():
+            return
+        if filled and not self._raw.is_closing():
+            inner.buffer_updated(filled)
+        if filled == len(buffer) and failure is None and not ended:
+            self._deliver_large(inner)
+        else:
+            self._settle(failure, ended)
+
+    def _settle(self, failure: ssl.SSLError | None, ended: bool) -> None:
+        """What there is to do after reading, besides delivering."""
         if failure is not None:
             self._fail(failure)
         elif ended:
@@ -230,7 +263,12 @@ class TlsStream(asyncio.Transport, asyncio.Protocol):
         if self._failure is None and self._established.version == "TLSv1.3":
             self._established.remember(self._wall_clock())
         self._inner.connection_lost(self._failure or exc)
-        del self._inner, self._deliver, self._deliver_all  # the protocol above holds us as its transport: untie
+        del (
+            self._inner,
+            self._large,
+            self._deliver,
+            self._deliver_all,
+        )  # the protocol above holds us as its transport: untie
 
     def pause_writing(self) -> None:
         self._congested = True
@@ -254,6 +292,9 @@ class TlsStream(asyncio.Transport, asyncio.Protocol):
         """Deliver to another protocol from now on."""
         inner = cast("asyncio.Protocol", protocol)
         self._inner = inner
+        self._large = protocol if isinstance(protocol, asyncio.BufferedProtocol) else None
+        if self._large is not None:
+            return
         self._deliver = inner.data_received
         self._deliver_all: Callable[[list[bytes]], None] | None = getattr(inner, "chunks_received", None)
 
@@ -274,18 +315,24 @@ class TlsStream(asyncio.Transport, asyncio.Protocol):
         one.
         """
         pieces = list(list_of_data)
-        if self._backlog or not pieces or len(pieces[0]) < MAX_RECORD_BYTES:
-            self.write(b"".join(pieces))
+        if self._backlog or not pieces:
+            self._backlog.extend(map(bytes, pieces))
             return
+        if len(pieces[0]) < MAX_RECORD_BYTES:
+            pieces = _in_blocks(pieces)
+        encrypt, outgoing = self._ssl_write, self._outgoing
         written = 0
         try:
             for data in pieces:
-                self._ssl_write(data)
+                encrypt(data)
                 written += 1
+                if outgoing.pending >= MAX_ENCRYPTED_BYTES:
+                    self._raw_write(self._take())
         except ssl.SSLError as exc:
             if not self._is_held_up(exc, pieces[written:]):
                 return
-        self._raw_write(self._take())
+        if outgoing.pending:
+            self._raw_write(self._take())
 
     def _is_held_up(self, exc: ssl.SSLError, rest: list[bytes | bytearray | memoryview[Any]]) -> bool:
         """Whether a renegotiation is under way, which needs the peer's next message before ``rest`` can be written."""
@@ -364,28 +411,20 @@ class TlsStream(asyncio.Transport, asyncio.Protocol):
         return self._raw.get_extra_info(name, default)
 
 
-class _LargeReads(asyncio.BufferedProtocol):
-    """Stands below a stream for as long as much arrives at once."""
-
-    __slots__ = ("_stream",)
-
-    def __init__(self, stream: TlsStream) -> None:
-        self._stream = stream
-
-    def get_buffer(self, sizehint: int) -> memoryview:
-        return _CIPHERTEXT
-
-    def buffer_updated(self, nbytes: int) -> None:
-        self._stream.large_read(_CIPHERTEXT[:nbytes])
-
-    def eof_received(self) -> bool | None:
-        return self._stream.eof_received()
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        self._stream.connection_lost(exc)
-
-    def pause_writing(self) -> None:
-        self._stream.pause_writing()
-
-    def resume_writing(self) -> None:
-        self._stream.resume_writing()
+def _in_blocks(pieces: list[bytes | bytearray | memoryview[Any]]) -> list[bytes | bytearray | memoryview[Any]]:
+    """With small neighbours joined, and all of them if that is little: each block has records of its own."""
+    if sum(map(len, pieces)) <= 4 * MAX_RECORD_BYTES:
+        return [b"".join(pieces)]
+    blocks: list[bytes | bytearray | memoryview[Any]] = []
+    small: list[bytes | bytearray | memoryview[Any]] = []
+    for data in pieces:
+        if len(data) < MAX_RECORD_BYTES:
+            small.append(data)
+            continue
+        if small:
+            blocks.append(b"".join(small))
+            small = []
+        blocks.append(data)
+    if small:
+        blocks.append(b"".join(small))
+    return blocks

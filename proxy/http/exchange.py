@@ -324,6 +324,11 @@ class Exchange:
 
     # The request
 
+    @property
+    def keeps_request(self) -> bool:
+        """Whether what comes of the body is held, so that it can be sent, or sent again."""
+        return self._held is not None
+
     def request_data(self, data: bytes, last: bool = False) -> None:
         """``last``: it is known that nothing follows but :meth:`request_end`, without trailers."""
         self.received += len(data)

@@ -11,8 +11,8 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, cast
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, TypeVar, cast
 
 from proxy.http.affinity import PeerName
 from proxy.http.exchange import Exchange
@@ -21,6 +21,7 @@ from proxy.http.h2_turns import HALF_SPENT
 from proxy.http.headers import late_fields, response_block
 from proxy.http.replies import reply_fields
 from proxy.http.timeouts import IDLE_TIMEOUT_S, LINGER_S, SETTINGS_DEADLINE_S, STREAM_IDLE_TIMEOUT_S
+from proxy.large_reads import SMALL_READ_BYTES, LargeReads
 from proxy.outcome import Outcome
 from proxy.relay import ByteTransport
 from proxy.wire import NONE, BadMessage, Field, RequestHead, ResponseHead
@@ -29,6 +30,8 @@ from proxy.wire.h2 import REQUEST_LIMITS, SERVER_SETTINGS, Broken, Connection, E
 if TYPE_CHECKING:
     from proxy.caller import Caller
     from proxy.listener import Listener
+
+D = TypeVar("D", bytes, memoryview)
 
 _CONTINUE = FieldBlock([(b":status", b"100")])
 
@@ -80,8 +83,17 @@ class ClientStream(Stream):
             self.reset(ErrorCode.NO_ERROR)
 
     def on_data(self, data: bytes) -> None:
-        if self.exchange is not None:
-            self.exchange.request_data(data, self.remote_ended)
+        exchange = self.exchange
+        if exchange is None:
+            return
+        exchange.request_data(data, self.remote_ended)
+        upstream = exchange.upstream
+        if isinstance(upstream, Stream) and not exchange.keeps_request:
+            self.onward = upstream
+
+    def on_passed(self, size: int) -> None:
+        assert self.exchange is not None
+        self.exchange.received += size
 
     def on_end(self, trailers: list[Field] | None) -> None:
         if self.exchange is not None:
@@ -275,12 +287,22 @@ class Http2Downstream(asyncio.Protocol):
         self.engine.start()
 
     def data_received(self, data: bytes) -> None:
+        if len(data) >= SMALL_READ_BYTES:
+            transport = cast("asyncio.Transport", self.transport)
+            transport.set_protocol(LargeReads(self, transport))
+        self._receive(self.engine.receive, data)
+
+    def large_read(self, data: memoryview) -> None:
+        """As :meth:`data_received` (``large_reads``)."""
+        self._receive(self.engine.receive_large, data)
+
+    def _receive(self, receive: Callable[[D], None], data: D) -> None:
         self.received += len(data)
         if self._closing:
             return
         self._output.is_held = True
         try:
-            self.engine.receive(data)
+            receive(data)
         except Broken as broken:
             self._refuse(broken)
             return

@@ -8,10 +8,8 @@ from collections.abc import Callable
 from proxy.relay import ByteTransport
 from proxy.wire.h2 import Connection
 
-MAX_WRITE_BYTES = 256 * 1024
-"""Handed to the transport at a time: a peer with large windows, who comes back to many streams, is sent megabytes in a
-turn. TLS would encrypt them all before the first goes out, in buffers that each connection keeps, and out of any cache.
-"""
+JOINED_BYTES = 64 * 1024
+"""Up to here, one piece is cheaper for the transport than many; above, copying them is what costs."""
 
 
 class Http2Output:
@@ -41,12 +39,9 @@ class Http2Output:
         self._is_due = False
         pieces = self._engine.take()
         if pieces and not self.transport.is_closing():
-            block = b"".join(pieces)
-            size = len(block)
+            size = sum(map(len, pieces))
             self.sent += size
-            if size <= MAX_WRITE_BYTES:
-                self.transport.write(block)
-                return
-            view = memoryview(block)
-            for start in range(0, size, MAX_WRITE_BYTES):
-                self.transport.write(view[start : start + MAX_WRITE_BYTES])
+            if size <= JOINED_BYTES:
+                self.transport.write(b"".join(pieces))
+            else:
+                self.transport.writelines(pieces)

@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, TypeVar, cast
 
 from config.plan import Protocol
 from proxy.balance import Endpoint
@@ -19,6 +19,7 @@ from proxy.http.h2_output import Http2Output
 from proxy.http.headers import request_block, request_id_field
 from proxy.http.pool import PooledConnection
 from proxy.http.request_id import next_id
+from proxy.large_reads import SMALL_READ_BYTES, LargeReads
 from proxy.outcome import Outcome
 from proxy.wire import NONE, BadMessage, Field, ResponseHead
 from proxy.wire.h2 import CLIENT_SETTINGS, RESPONSE_LIMITS, Broken, Connection, ErrorCode, Stream
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
     from tls.policy import Origination
 
 REFILL_INTERVAL_S = 5.0
+
+D = TypeVar("D", bytes, memoryview)
 
 
 class OriginStream(Stream):
@@ -115,12 +118,19 @@ class OriginStream(Stream):
         if self._speaks_grpc and (head.body == NONE or head.body == 0):
             self._grpc_status = next((value for name, value in head.fields if name == b"grpc-status"), None)
         exchange.response_head(head)
-        if exchange.client.defers_head:
+        client = exchange.client
+        if client.defers_head:
             self._owner.deferred.append(exchange)
+        elif isinstance(client, Stream) and self.exchange is exchange:
+            self.onward = client
 
     def on_data(self, data: bytes) -> None:
         if self.exchange is not None:
             self.exchange.response_data(data, self.remote_ended)
+
+    def on_passed(self, size: int) -> None:
+        assert self.exchange is not None
+        self.exchange.sent += size
 
     def on_end(self, trailers: list[Field] | None) -> None:
         exchange, self.exchange = self.exchange, None
@@ -243,10 +253,20 @@ class Http2Upstream(PooledConnection):
     # Bytes
 
     def data_received(self, data: bytes) -> None:
+        if len(data) >= SMALL_READ_BYTES:
+            transport = cast("asyncio.Transport", self.transport)
+            transport.set_protocol(LargeReads(self, transport))
+        self._receive(self.engine.receive, data)
+
+    def large_read(self, data: memoryview) -> None:
+        """As :meth:`data_received` (``large_reads``)."""
+        self._receive(self.engine.receive_large, data)
+
+    def _receive(self, receive: Callable[[D], None], data: D) -> None:
         self.received += len(data)
         self._output.is_held = True
         try:
-            self.engine.receive(data)
+            receive(data)
         except Broken as broken:
             self._break(broken)
             return

@@ -1,4 +1,4 @@
-"""Guarantee: a turn's output goes to the transport in order and in pieces of bounded size."""
+"""Guarantee: a turn's output goes to the transport, joined if it is little, as it is if it is much."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any, cast
 
 import pytest
 
-from proxy.http.h2_output import MAX_WRITE_BYTES, Http2Output
+from proxy.http.h2_output import JOINED_BYTES, Http2Output
 
 
 class Engine:
@@ -28,6 +28,9 @@ class Transport:
     def write(self, data: bytes) -> None:
         self.written.append(bytes(data))
 
+    def writelines(self, data: list[bytes]) -> None:
+        self.written += data
+
     def is_closing(self) -> bool:
         return False
 
@@ -37,9 +40,9 @@ class Transport:
     [
         ((), []),
         ((9, 100), [109]),
-        ((MAX_WRITE_BYTES,), [MAX_WRITE_BYTES]),
-        ((MAX_WRITE_BYTES, 1), [MAX_WRITE_BYTES, 1]),
-        ((1000, 2 * MAX_WRITE_BYTES), [MAX_WRITE_BYTES, MAX_WRITE_BYTES, 1000]),
+        ((JOINED_BYTES - 9, 9), [JOINED_BYTES]),
+        ((JOINED_BYTES, 9), [JOINED_BYTES, 9]),
+        ((9, 100, 2 * JOINED_BYTES), [9, 100, 2 * JOINED_BYTES]),
     ],
 )
 def test_a_turns_output(sizes: tuple[int, ...], writes: list[int]) -> None:

@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 
 from proxy.dialled import Dialled
+from proxy.large_reads import LARGE_READ_BYTES, SMALL_READ_BYTES, SMALL_READS, LargeReads
 from proxy.outcome import Outcome
-from proxy.tls_stream import LARGE_READ_BYTES, MAX_RECORD_BYTES, SMALL_READ_BYTES, TlsStream
+from proxy.tls_stream import MAX_ENCRYPTED_BYTES, MAX_RECORD_BYTES, TlsStream
 from tests.kit import client, peers
 from tests.kit.ca import Authority
 from tests.kit.peers import Peer, Visit
@@ -210,7 +211,9 @@ def test_large_reads_go_by_a_buffer_and_small_ones_do_not() -> None:
         (LARGE_READ_BYTES - 1000, False),
         (LARGE_READ_BYTES, True),
         (SMALL_READ_BYTES, True),
-        (SMALL_READ_BYTES - 1000, False),
+        *[(SMALL_READ_BYTES - 1000, True)] * (SMALL_READS - 1),
+        (SMALL_READ_BYTES, True),
+        *[(10, True)] * (SMALL_READS - 1),
         (10, False),
         (1_000_000, True),
     ):
@@ -221,6 +224,56 @@ def test_large_reads_go_by_a_buffer_and_small_ones_do_not() -> None:
             arrive(talk.stream, wire[start : start + 256 * 1024])
         assert isinstance(talk.raw.protocol, asyncio.BufferedProtocol) is is_large, size
     assert talk.above.received == sent
+
+
+class Showing(Above):
+    """Puts large reads between itself and its transport, as far as that goes, and writes down what it is shown."""
+
+    __slots__ = ("shown",)
+
+    def __init__(self, stream: TlsStream) -> None:
+        super().__init__()
+        self.shown: list[int] = []
+        stream.set_protocol(LargeReads(self, stream))
+
+    def large_read(self, data: memoryview) -> None:
+        self.shown.append(len(data))
+        self.received += bytes(data)
+
+
+@pytest.mark.parametrize("sizes", [(5, 3), (200_000, 100_000), (256 * 1024, 256 * 1024, 256 * 1024)])
+def test_a_protocol_above_is_shown_what_came_in_one_buffer(sizes: tuple[int, ...]) -> None:
+    """Whatever is left of the last record of a read is kept by TLS, and there is room for it in the next."""
+    talk = Talk()
+    above = Showing(talk.stream)
+    data = b"".join(bytes([65 + number]) * size for number, size in enumerate(sizes))
+    wire = talk.server.send(data)
+    reads = range(0, len(wire), 256 * 1024)
+    for start in reads:
+        arrive(talk.stream, wire[start : start + 256 * 1024])
+    assert above.received == data
+    assert len(above.shown) == len(reads)
+    talk.server_sends(b"more" * 3)
+    arrive(talk.stream, talk.server_ends())
+    assert above.received == data + b"more" * 3
+    assert above.calls == ["eof"]
+
+
+def test_a_buffer_that_is_too_small_is_shown_again_and_again() -> None:
+    talk = Talk()
+    shown: list[bytes] = []
+    buffer = bytearray(1000)
+
+    class Narrow(asyncio.BufferedProtocol):
+        def get_buffer(self, sizehint: int) -> bytearray:
+            return buffer
+
+        def buffer_updated(self, nbytes: int) -> None:
+            shown.append(bytes(buffer[:nbytes]))
+
+    talk.stream.set_protocol(Narrow())
+    talk.server_sends(b"x" * 2500)
+    assert shown == [b"x" * 1000, b"x" * 1000, b"x" * 500]
 
 
 def test_what_stands_below_large_reads_passes_everything_on() -> None:
@@ -245,6 +298,18 @@ def test_pieces_of_a_message_are_one_record_and_whole_records_stay() -> None:
     assert records(talk.raw.sent) == 3
     talk.server.feed(talk.raw.take())
     assert talk.server.received == b"5\r\nhello\r\n" + b"".join(whole)
+
+
+def test_pieces_of_all_sizes_arrive_in_order_and_go_out_as_they_are_made() -> None:
+    talk = Talk()
+    writes: list[int] = []
+    talk.stream._raw_write = lambda data: (writes.append(len(data)), talk.raw.write(data))[1]  # type: ignore[assignment, func-returns-value]
+    pieces = [b"head" * 5, b"a" * MAX_ENCRYPTED_BYTES, b"b" * 10, b"c" * 20_000, b"d" * MAX_ENCRYPTED_BYTES, b"e", b"f"]
+    talk.stream.writelines(pieces)
+    talk.server.feed(talk.raw.take())
+    assert talk.server.received == b"".join(pieces)
+    assert len(writes) == 3
+    assert max(writes) < MAX_ENCRYPTED_BYTES * 1.1
 
 
 def records(wire: bytes) -> int:

@@ -94,6 +94,7 @@ from proxy.wire.h2.heads import (
     response_trailers,
 )
 from proxy.wire.h2.limits import H2Limits, Settings
+from proxy.wire.h2.passing import pass_on
 from proxy.wire.h2.stream import NO_HEAD_YET, UNKNOWN, Stream
 
 BLOCKS_REMEMBERED: Final = 128
@@ -231,7 +232,7 @@ class Connection:
         more = settings.connection_window_bytes - FIRST_WINDOW
         if more:
             first += window_update_frame(0, more)
-        self._write(first)
+        self.write(first)
 
     def take(self) -> list[bytes]:
         """Hand over what is to be sent, and forget it."""
@@ -290,10 +291,10 @@ class Connection:
             return
         if self._new_stream is not None and code is ErrorCode.NO_ERROR and not self.draining:
             self.draining = self._tells_capacity = True
-            self._write(goaway_frame(LARGEST_ID, code) + ping_frame(_FAREWELL, ack=False))
+            self.write(goaway_frame(LARGEST_ID, code) + ping_frame(_FAREWELL, ack=False))
             return
         self.draining = self._goaway_final = self._tells_capacity = True
-        self._write(goaway_frame(max(self._expected_id - 2, 0), code))
+        self.write(goaway_frame(max(self._expected_id - 2, 0), code))
 
     def abandon(self, code: ErrorCode = ErrorCode.INTERNAL_ERROR) -> None:
         """The connection is lost, and with it every stream."""
@@ -330,6 +331,25 @@ class Connection:
             at = self._go_on(data, at)
         if at < size and not self.closed:
             self._read(data, at)
+
+    def receive_large(self, buffer: memoryview) -> None:
+        """As :meth:`receive`, for much. ``buffer`` may be written to, and is the caller's again afterwards."""
+        at, size = 0, len(buffer)
+        while at < size and not self.closed:
+            mode, end = self._mode, size
+            if self._stopped or self._gathering is not None:
+                pass
+            elif mode == _BETWEEN:
+                at = pass_on(self, buffer, at)
+                if size - at >= HEAD_BYTES:
+                    high, low, *_ = unpack_head(buffer, at)
+                    end = at + HEAD_BYTES + (high << 8 | low)
+            elif mode == _IN_DATA:
+                end = at + self._body_left + self._padding_left
+            elif mode == _PARTIAL and len(self._partial) < HEAD_BYTES:
+                end = at + HEAD_BYTES - len(self._partial)
+            self.receive(bytes(buffer[at:end]))
+            at = end
 
     def hold(self) -> None:
         """Keep what comes behind the frame that is being received until :meth:`let_go`. Meanwhile the peer should
@@ -540,7 +560,7 @@ class Connection:
         owed = self._used - self._held - held_next
         if owed and 2 * owed >= self._settings.connection_window_bytes - self._held:
             self._used -= owed
-            self._write(window_update_frame(0, owed))
+            self.write(window_update_frame(0, owed))
 
     def _grant_stream(self, stream: Stream, length: int, flags: int) -> bool:
         """The same for a stream, of which ``length`` bytes came now. False: it had no right to send them."""
@@ -551,7 +571,7 @@ class Connection:
             stream._held += length
             self._held += length
         elif not flags & END_STREAM:
-            self._write(window_update_frame(stream.id, stream._used))
+            self.write(window_update_frame(stream.id, stream._used))
             stream._used = 0
         return True
 
@@ -976,7 +996,7 @@ class Connection:
     def _break(self, code: ErrorCode, detail: str, over_budget: bool = False) -> NoReturn:
         """RFC 9113 §5.4.1."""
         self.closed = self.draining = self._stopped = True
-        self._write(goaway_frame(max(self._expected_id - 2, 0), code))
+        self.write(goaway_frame(max(self._expected_id - 2, 0), code))
         raise Broken(code, detail, over_budget)
 
     # Streams that are no more (RFC 9113 §5.1)
@@ -1031,7 +1051,7 @@ class Connection:
             self._unsent += 1
             if self._unsent > self._limits.max_unsent_answers:
                 self._break(ErrorCode.ENHANCE_YOUR_CALM, "too many answers that are not read", over_budget=True)
-        self._write(answer)
+        self.write(answer)
 
     # For streams
 
@@ -1041,7 +1061,7 @@ class Connection:
         encoded = (encoder.remembered.get(block) or encoder.encode(block)) + late
         size = len(encoded)
         if size > FRAME_BYTES:
-            self._write(_split(stream_id, encoded, end))
+            self.write(_split(stream_id, encoded, end))
             return
         out = self.out
         out.append(pack_head(size >> 8, size & 0xFF, HEADERS, END_HEADERS | end, stream_id) + encoded)
@@ -1055,7 +1075,7 @@ class Connection:
 
     def reset(self, stream: Stream, code: ErrorCode) -> None:
         self._drop(stream, by_us=True)
-        self._write(rst_stream_frame(stream.id, code))
+        self.write(rst_stream_frame(stream.id, code))
         self._stream_over()
 
     def release(self, stream: Stream) -> None:
@@ -1066,7 +1086,7 @@ class Connection:
         stream._grant_at = self._stream_grant_at
         self._grant()
         if stream._used >= stream._grant_at and not stream.remote_ended:
-            self._write(window_update_frame(stream.id, stream._used))
+            self.write(window_update_frame(stream.id, stream._used))
             stream._used = 0
         if was_clogged and not self.is_clogged:
             self._stream_over()
@@ -1105,7 +1125,7 @@ class Connection:
             self.useful += 1
             drained = not stream.queued
             ends = drained and stream.local_ended and stream._tail is None
-            self._write(pack_head(size >> 8, size & 0xFF, DATA, ends, stream.id) + data)
+            self.write(pack_head(size >> 8, size & 0xFF, DATA, ends, stream.id) + data)
             if not drained:
                 if stream._window > 0:
                     ready.append(stream)
@@ -1124,7 +1144,8 @@ class Connection:
             if finished:
                 self._stream_over()
 
-    def _write(self, data: bytes) -> None:
+    def write(self, data: bytes) -> None:
+        """Send this, which is whole frames."""
         out = self.out
         out.append(data)
         if len(out) == 1:

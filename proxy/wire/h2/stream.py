@@ -38,11 +38,15 @@ class Stream:
     complete, as far as we were told. ``remote_ended``: the peer's is, with what is being heard. ``closed``: it is over,
     and whatever it is told is ignored. ``fault``: which rule the peer broke, if that was the end. Private attributes
     are the connection's.
+
+    ``onward``: a stream of another connection, on which data may be sent on without :meth:`on_data`, where all that it
+    takes is another number (``passing``).
     """
 
     __slots__ = (
         "_connection", "_deaf", "_grant_at", "_head_asked", "_held", "_interim", "_left", "_paused", "_queue", "_ready",
-        "_sent_end", "_tail", "_used", "_window", "closed", "fault", "id", "local_ended", "queued", "remote_ended",
+        "_sent_end", "_tail", "_used", "_window", "closed", "fault", "id", "local_ended", "onward", "queued",
+        "remote_ended",
     )  # fmt: skip
 
     _connection: Connection
@@ -53,6 +57,7 @@ class Stream:
         self.queued = 0
         self.local_ended = self.remote_ended = self.closed = False
         self.fault: str | None = None
+        self.onward: Stream | None = None
         self._sent_end = self._deaf = False  # END_STREAM has gone out; nothing must be heard any more
         # Sending: what the peer lets us send; what waits; the trailers behind it; whether it is the pump's turn.
         self._window = 0
@@ -78,6 +83,9 @@ class Stream:
 
     def on_data(self, data: bytes) -> None:
         """A piece of the body, never empty."""
+
+    def on_passed(self, size: int) -> None:
+        """So much data has gone ``onward``."""
 
     def on_end(self, trailers: list[Field] | None) -> None:
         """The peer's side is complete."""

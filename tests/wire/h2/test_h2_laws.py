@@ -76,8 +76,8 @@ def script(rig: Rig, steps: list[Any], role: str) -> bytes:
     return data
 
 
-def run(role: str, data: bytes, cuts: list[int], holds: str = "") -> tuple[Any, ...]:
-    """``holds``: behind each head, until the end of a read, or until all has come."""
+def run(role: str, data: bytes, cuts: list[int], holds: str = "", large: bool = False) -> tuple[Any, ...]:
+    """``holds``: behind each head, until the end of a read, or until all has come. ``large``: as large reads."""
     rig = Rig(role, stream=Answering if role == "server" else Heard)
 
     class Holding(Answering):
@@ -93,7 +93,10 @@ def run(role: str, data: bytes, cuts: list[int], holds: str = "") -> tuple[Any, 
     broken = None
     try:
         for start, end in zip([0, *cuts], [*cuts, len(data)], strict=True):
-            rig.feed(data[start:end])
+            if large:
+                rig.connection.receive_large(memoryview(bytearray(data[start:end])))
+            else:
+                rig.feed(data[start:end])
             while rig.connection.is_on_hold and (holds == "each read" or end == len(data)):
                 rig.feed(rig.connection.let_go())
     except Broken as caught:
@@ -111,6 +114,7 @@ def test_any_cut_gives_the_same_calls(role: str, steps: list[Any], data: st.Data
     cuts = sorted(data.draw(st.lists(st.integers(0, len(bytes_in)), max_size=12)))
     assert run(role, bytes_in, cuts) == whole
     assert run(role, bytes_in, list(range(1, len(bytes_in)))) == whole
+    assert run(role, bytes_in, cuts, large=True) == whole
 
 
 @pytest.mark.parametrize("holds", ["each read", "to the end"])
@@ -119,7 +123,9 @@ def test_any_cut_gives_the_same_calls(role: str, steps: list[Any], data: st.Data
 def test_what_was_kept_on_hold_gives_the_same_calls(holds: str, steps: list[Any], data: st.DataObject) -> None:
     bytes_in = script(Rig("server"), steps, "server")
     cuts = sorted(data.draw(st.lists(st.integers(0, len(bytes_in)), max_size=6)))
-    assert run("server", bytes_in, cuts, holds) == run("server", bytes_in, [])
+    whole = run("server", bytes_in, [])
+    assert run("server", bytes_in, cuts, holds) == whole
+    assert run("server", bytes_in, cuts, holds, large=True) == whole
 
 
 def test_on_hold_nothing_more_is_heard() -> None:
