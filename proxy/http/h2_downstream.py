@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, TypeVar, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from proxy.http.affinity import PeerName
 from proxy.http.exchange import Exchange
@@ -30,8 +30,6 @@ from proxy.wire.h2 import REQUEST_LIMITS, SERVER_SETTINGS, Broken, Connection, E
 if TYPE_CHECKING:
     from proxy.caller import Caller
     from proxy.listener import Listener
-
-D = TypeVar("D", bytes, memoryview)
 
 _CONTINUE = FieldBlock([(b":status", b"100")])
 
@@ -87,9 +85,10 @@ class ClientStream(Stream):
         if exchange is None:
             return
         exchange.request_data(data, self.remote_ended)
-        upstream = exchange.upstream
-        if isinstance(upstream, Stream) and not exchange.keeps_request:
-            self.onward = upstream
+        if not self.remote_ended and self.onward is None and not exchange.keeps_request:
+            upstream = exchange.upstream
+            if isinstance(upstream, Stream):
+                self.onward = upstream
 
     def on_passed(self, size: int) -> None:
         assert self.exchange is not None
@@ -286,20 +285,16 @@ class Http2Downstream(asyncio.Protocol):
         self.listener.http.downstream_cx_http2_total += 1
         self.engine.start()
 
-    def data_received(self, data: bytes) -> None:
-        if len(data) >= SMALL_READ_BYTES:
-            transport = cast("asyncio.Transport", self.transport)
-            transport.set_protocol(LargeReads(self, transport))
-        self._receive(self.engine.receive, data)
-
-    def large_read(self, data: memoryview) -> None:
-        """As :meth:`data_received` (``large_reads``)."""
-        self._receive(self.engine.receive_large, data)
-
-    def _receive(self, receive: Callable[[D], None], data: D) -> None:
+    def data_received(self, data: bytes | memoryview) -> None:
         self.received += len(data)
         if self._closing:
             return
+        receive: Callable[[Any], None] = self.engine.receive
+        if type(data) is memoryview:
+            receive = self.engine.receive_large
+        elif len(data) >= SMALL_READ_BYTES:
+            transport = cast("asyncio.Transport", self.transport)
+            transport.set_protocol(LargeReads(self, transport))
         self._output.is_held = True
         try:
             receive(data)
@@ -312,6 +307,8 @@ class Http2Downstream(asyncio.Protocol):
             self._output.flush()
         if self.engine.draining:
             self._close_if_done()
+
+    large_read = data_received
 
     def _flush_later(self) -> None:
         self._output.flush()

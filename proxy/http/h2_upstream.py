@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import ssl
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, TypeVar, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from config.plan import Protocol
 from proxy.balance import Endpoint
@@ -31,8 +31,6 @@ if TYPE_CHECKING:
     from tls.policy import Origination
 
 REFILL_INTERVAL_S = 5.0
-
-D = TypeVar("D", bytes, memoryview)
 
 
 class OriginStream(Stream):
@@ -118,15 +116,16 @@ class OriginStream(Stream):
         if self._speaks_grpc and (head.body == NONE or head.body == 0):
             self._grpc_status = next((value for name, value in head.fields if name == b"grpc-status"), None)
         exchange.response_head(head)
-        client = exchange.client
-        if client.defers_head:
+        if exchange.client.defers_head:
             self._owner.deferred.append(exchange)
-        elif isinstance(client, Stream) and self.exchange is exchange:
-            self.onward = client
 
     def on_data(self, data: bytes) -> None:
-        if self.exchange is not None:
-            self.exchange.response_data(data, self.remote_ended)
+        exchange = self.exchange
+        if exchange is None:
+            return
+        exchange.response_data(data, self.remote_ended)
+        if not self.remote_ended and self.onward is None and isinstance(exchange.client, Stream):
+            self.onward = exchange.client
 
     def on_passed(self, size: int) -> None:
         assert self.exchange is not None
@@ -252,18 +251,14 @@ class Http2Upstream(PooledConnection):
 
     # Bytes
 
-    def data_received(self, data: bytes) -> None:
-        if len(data) >= SMALL_READ_BYTES:
+    def data_received(self, data: bytes | memoryview) -> None:
+        self.received += len(data)
+        receive: Callable[[Any], None] = self.engine.receive
+        if type(data) is memoryview:
+            receive = self.engine.receive_large
+        elif len(data) >= SMALL_READ_BYTES:
             transport = cast("asyncio.Transport", self.transport)
             transport.set_protocol(LargeReads(self, transport))
-        self._receive(self.engine.receive, data)
-
-    def large_read(self, data: memoryview) -> None:
-        """As :meth:`data_received` (``large_reads``)."""
-        self._receive(self.engine.receive_large, data)
-
-    def _receive(self, receive: Callable[[D], None], data: D) -> None:
-        self.received += len(data)
         self._output.is_held = True
         try:
             receive(data)
@@ -278,6 +273,8 @@ class Http2Upstream(PooledConnection):
             self.endpoint.max_streams = self.engine.max_streams
         if self.engine.out:
             self._output.flush()
+
+    large_read = data_received
 
     def _flush_heads(self) -> None:
         deferred, self.deferred = self.deferred, []

@@ -25,6 +25,7 @@ from typing import cast
 import h2.config
 import h2.connection
 import h2.events
+import h2.settings
 
 import config
 import proxy
@@ -38,6 +39,9 @@ from tls.policy import Origination
 
 OURS = tuple(str(Path(package.__file__ or "").parent) for package in (proxy, config, tls))
 WARM_UP = 50
+WINDOW_BYTES = 6 << 20
+BULK_FRAMES, BULK_FRAME_BYTES = 64, 8192
+"""Of a large response: as nginx frames it."""
 
 
 @asynccontextmanager
@@ -179,6 +183,11 @@ class Http2Origin(Echo):
         for event in self.engine.receive_data(data):
             if isinstance(event, h2.events.RequestReceived):
                 is_call = (b"content-type", b"application/grpc") in (event.headers or [])
+                if (b":path", b"/bulk") in (event.headers or []):
+                    self.engine.send_headers(event.stream_id, [(":status", "200")])
+                    for left in reversed(range(BULK_FRAMES)):
+                        self.engine.send_data(event.stream_id, bytes(BULK_FRAME_BYTES), end_stream=not left)
+                    continue
                 if is_call:
                     fields = [(":status", "200"), ("content-type", "application/grpc")]
                 else:
@@ -200,16 +209,16 @@ class Http2Origin(Echo):
 
 
 class Http2Client(Client):
-    """One request after the other; with a ``body`` it is a unary call of gRPC."""
+    """One request after the other; with a ``body`` it is a unary call of gRPC. Its windows are those of browsers."""
 
-    def __init__(self, body: bytes = b"") -> None:
+    def __init__(self, body: bytes = b"", path: str = "/s") -> None:
         super().__init__()
         self.body = body
         self.engine = h2.connection.H2Connection(h2.config.H2Configuration(client_side=True))
         self.fields = [
             (":method", "POST" if body else "GET"),
             (":scheme", "http"),
-            (":path", "/s"),
+            (":path", path),
             (":authority", "a"),
         ]
         self.fields += [("content-type", "application/grpc"), ("te", "trailers")] if body else [("user-agent", "test")]
@@ -217,6 +226,8 @@ class Http2Client(Client):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
         self.engine.initiate_connection()
+        self.engine.update_settings({h2.settings.SettingCodes.INITIAL_WINDOW_SIZE: WINDOW_BYTES})
+        self.engine.increment_flow_control_window(WINDOW_BYTES)
         self._send()
 
     def begin(self) -> None:
@@ -245,7 +256,7 @@ class Http2Client(Client):
 
 async def count_calls(client: Client, times: int) -> tuple[Counter[str], Counter[str]]:
     """The calls of Python functions of ours that so many units make, and those that ours make of functions in C."""
-    await client.work(WARM_UP)
+    await client.work(min(times, WARM_UP))
     python: Counter[str] = Counter()
     c: Counter[str] = Counter()
 
@@ -270,7 +281,7 @@ async def count_left_behind(client: Client, times: int) -> float:
     gc.disable()
     tracemalloc.start()
     try:
-        await client.work(WARM_UP)
+        await client.work(min(times, WARM_UP))
         before = _our_blocks()
         await client.work(times)
         return (_our_blocks() - before) / times
