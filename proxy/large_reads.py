@@ -9,15 +9,16 @@ itself and its transport, which takes itself out again when some small reads hav
 
     def large_read(self, data: memoryview): ...
 
-What a reader is shown is gone when it returns. There is one buffer, since reads do not nest: a transport fills it and
-passes it on in one go. :class:`~proxy.tls_stream.TlsStream` is a transport as well as a reader, and decrypts into the
-very buffer that the ciphertext came in, once OpenSSL has a copy of that.
+What a reader is shown is gone when it returns. There is one buffer: a transport fills it and passes it on in one go.
+Who reads while another looks at it, as one end of a relay may make the other look for what TLS has left, gets a buffer
+for itself. :class:`~proxy.tls_stream.TlsStream` is a transport as well as a reader: it decrypts into the very buffer
+that the ciphertext came in, once OpenSSL has a copy of that.
 """
 
 from __future__ import annotations
 
 import asyncio
-from typing import Protocol, cast
+from typing import ClassVar, Protocol, cast
 
 READ_BYTES = 256 * 1024
 """The most that is read at a time."""
@@ -44,16 +45,26 @@ class LargeReader(Protocol):
 
 
 class LargeReads(asyncio.BufferedProtocol):
-    """Stands below a reader for as long as much arrives at once."""
+    """Stands below a reader for as long as much arrives at once. ``is_brief``: it has done with what it is shown before
+    anybody else can read.
+    """
 
-    __slots__ = ("_reader", "_small_reads", "_transport")
+    __slots__ = ("_is_brief", "_own", "_reader", "_small_reads", "_transport")
 
-    def __init__(self, reader: LargeReader, transport: asyncio.Transport) -> None:
+    _is_shown: ClassVar[bool] = False
+    """Whether some reader looks at the buffer."""
+
+    def __init__(self, reader: LargeReader, transport: asyncio.Transport, *, is_brief: bool = False) -> None:
         self._reader = reader
         self._transport = transport
+        self._is_brief = is_brief
         self._small_reads = 0
+        self._own: memoryview | None = None
 
     def get_buffer(self, sizehint: int) -> memoryview:
+        if LargeReads._is_shown:
+            self._own = memoryview(bytearray(max(sizehint, READ_BYTES)))
+            return self._own
         return _BUFFER if sizehint > READ_BYTES else _READ
 
     def buffer_updated(self, nbytes: int) -> None:
@@ -63,7 +74,18 @@ class LargeReads(asyncio.BufferedProtocol):
             self._small_reads += 1
             if self._small_reads == SMALL_READS:
                 self._transport.set_protocol(cast("asyncio.Protocol", self._reader))
-        self._reader.large_read(_BUFFER[:nbytes])
+        own, self._own = self._own, None
+        if own is not None:
+            self._reader.large_read(own[:nbytes])
+            return
+        if self._is_brief:
+            self._reader.large_read(_BUFFER[:nbytes])
+            return
+        LargeReads._is_shown = True
+        try:
+            self._reader.large_read(_BUFFER[:nbytes])
+        finally:
+            LargeReads._is_shown = False
 
     def eof_received(self) -> bool | None:
         return self._reader.eof_received()

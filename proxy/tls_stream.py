@@ -142,7 +142,7 @@ class TlsStream(asyncio.Transport, asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         if len(data) >= LARGE_READ_BYTES:
-            self._raw.set_protocol(LargeReads(self, self._raw))
+            self._raw.set_protocol(LargeReads(self, self._raw, is_brief=True))
         feed = self._feed
         feed(data)
         self.deliver_pending()
