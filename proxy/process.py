@@ -18,6 +18,7 @@ import signal
 import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 from config import trustfiles, vipstate
@@ -381,8 +382,10 @@ class Process:
             self._say_rejected(planned, "what is wrong keeps its last good version, or is absent")
         else:
             self._report(planned.problems)
-        for name, reason in applied.failed.items():
+        for name, reason in islice(applied.failed.items(), MAX_LISTENERS_LOGGED):
             log.error("%s: %s", name, reason, extra={"event": "listener_failed", "listener": name})
+        if (more := len(applied.failed) - MAX_LISTENERS_LOGGED) > 0:
+            log.error("and %d more listeners that do not run", more, extra={"event": "listeners_failed", "more": more})
         logs.event(
             log,
             "reloaded",
