@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TypeAlias
 
 import yaml
@@ -28,6 +28,9 @@ MAX_NODES = 500_000
 """Scalars, mappings and sequences of one file, aliases counted as often as they are used."""
 MAX_DEPTH = 100
 MAX_FAULTS = 100
+"""Of one file: the faults of all its documents and its errors of syntax together. Where there is one more, reading ends
+behind the document that has it. A folder may have as many for each of its files; nothing bounds how many those are.
+"""
 
 Path: TypeAlias = "tuple[str | int, ...]"
 Value: TypeAlias = "bool | int | float | str | list[Value] | dict[str, Value] | None"
@@ -110,6 +113,11 @@ class _LimitError(Exception):
         self.fault = Fault(line, "", message)
 
 
+class _TooManyFaultsError(_LimitError):
+    def __init__(self, line: int) -> None:
+        super().__init__(line, f"more than {MAX_FAULTS} errors: the rest is not read")
+
+
 def parse(data: bytes) -> Parsed:
     """Read every document of a file. Never raises: what is wrong is in the result."""
     if len(data) > MAX_BYTES:
@@ -148,10 +156,12 @@ def parse(data: bytes) -> Parsed:
             # A ValueError comes from an escape such as "\U00110000", and from the pure Python parser only.
             mark = getattr(error, "problem_mark", None)
             at = mark.line if mark is not None else reader.start
-            faults.append(Fault(line + min(at, rest.count("\n")), "", _explain(error)))
-            if len(faults) >= MAX_FAULTS:
-                faults.append(Fault(line + at, "", "too many errors: the rest is not read"))
+            at_line = line + min(at, rest.count("\n"))
+            if budget.faults == MAX_FAULTS:
+                faults.append(_TooManyFaultsError(at_line).fault)
                 break
+            budget.faults += 1
+            faults.append(Fault(at_line, "", _explain(error)))
             # A marker on the line of the error may have ended the broken document, but not started it.
             resume = _next_document(rest, max(at, reader.start + 1))
             if resume is None:
@@ -169,11 +179,11 @@ def _read_piece(text: str, first_line: int, budget: _Budget) -> list[Document] |
         if found.value is None:
             return []
         return [Document(found.value, Lines(text=text, first_line=first_line), first_line + found.line)]
-    before = budget.nodes
+    before = replace(budget)
     try:
         return list(_Reader(text, first_line, budget).documents())
     except (_LimitError, yaml.YAMLError, ValueError):
-        budget.nodes = before
+        budget.nodes, budget.faults = before.nodes, before.faults
         return None
 
 
@@ -254,7 +264,10 @@ def _next_marker(text: str, start: int) -> int:
 
 @dataclass(slots=True)
 class _Budget:
+    """What a file has used up. ``faults``: of documents that have ended, and of syntax."""
+
     nodes: int = 0
+    faults: int = 0
 
 
 @dataclass(slots=True)
@@ -296,6 +309,7 @@ class _Reader:
         self._stack: list[_Frame] = []
         self._anchors: dict[str, _Anchored | None] = {}
         self._faults: list[Fault] = []
+        self._excess_line: int | None = None
         self._root: tuple[Value, LineTree] = (None, 1)
 
     def documents(self) -> Iterator[Document]:
@@ -323,8 +337,12 @@ class _Reader:
                 self._faults = []
             elif isinstance(event, yaml.DocumentEndEvent):
                 value, marks = self._root
-                if value is not None or self._faults:
+                excess_line = self._excess_line
+                if self._faults or (value is not None and excess_line is None):
+                    self._budget.faults += len(self._faults)
                     yield Document(value, Lines(marks), line_at(marks, ()), tuple(self._faults))
+                if excess_line is not None:
+                    raise _TooManyFaultsError(excess_line)
 
     def _scalar(self, event: yaml.ScalarEvent, line: int) -> None:
         text: str = event.value
@@ -447,7 +465,9 @@ class _Reader:
             raise _LimitError(line, f"nested deeper than {MAX_DEPTH} levels")
 
     def _fault(self, line: int, message: str) -> None:
-        if len(self._faults) >= MAX_FAULTS:
+        if self._budget.faults + len(self._faults) == MAX_FAULTS:
+            # The document is read to its end all the same: so it can be named.
+            self._excess_line = self._excess_line or line
             return
         steps: list[str | int] = []
         for frame in self._stack:
