@@ -187,7 +187,7 @@ class Rig:
             self.cluster = Cluster(cluster_plan(endpoints, protocol=protocol, **more), self.services)
             self.cluster.start()
             plan = listener_plan(access=access, protocol=protocol)
-            self.listener = Listener(plan, self.cluster, self.limit, self.services.throttle)
+            self.listener = Listener(plan, self.cluster, self.limit, self.services.throttle, self.services.turns)
             closed = self.listener.closed
 
             def note(connection: Downstream) -> None:
