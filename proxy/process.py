@@ -19,6 +19,7 @@ import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from config import trustfiles, vipstate
 from config.created_trust import CreatedTrust
@@ -52,7 +53,9 @@ from proxy.spire import SpireAgent, agent_address
 from proxy.stats import DnsStats, ReloadStats
 from proxy.tasks import spawn
 from proxy.throttle import Throttle
-from proxy.workers.supervisor import Fleet
+
+if TYPE_CHECKING:
+    from proxy.workers.supervisor import Fleet
 
 log = logging.getLogger("koguma.process")
 
@@ -94,6 +97,8 @@ class Process:
         self._reload_stats = ReloadStats()
         self._planned: Planned | None = None
         self._runtime: Runtime | Fleet | None = None
+        self._fleet: Fleet | None = None
+        """The same, where traffic is carried by workers."""
         self._admin: AdminServer | None = None
         self._dns_stats = DnsStats()
         self._dns: DnsServer | None = None
@@ -263,7 +268,10 @@ class Process:
         )
         if options.concurrency == 1:
             return assemble(plan, settings)
-        return Fleet(settings, options.concurrency, options.log_level, options.log_format)
+        from proxy.workers.supervisor import Fleet  # here: most have one worker, which is this process
+
+        self._fleet = Fleet(settings, options.concurrency, options.log_level, options.log_format)
+        return self._fleet
 
     async def _serve_names(self, plan: Plan) -> None:
         """Give the DNS server the names of the plan; start it once it is wanted. Raises :class:`StartError`."""
@@ -452,14 +460,15 @@ class Process:
             utc_now=wall_clock,
             probes=self._probes.by_listener,
         )
-        if isinstance(runtime, Fleet):
-            context.workers, context.refresh, context.memory = runtime.stats, runtime.refresh, runtime.memory
+        if self._fleet is not None:
+            fleet = self._fleet
+            context.workers, context.refresh, context.memory = fleet.stats, fleet.refresh, fleet.memory
         return context
 
     def _server_state(self) -> str:
         if self._failing_health:
             return "DRAINING"
-        if self._state == "LIVE" and isinstance(self._runtime, Fleet) and not self._runtime.is_serving:
+        if self._state == "LIVE" and self._fleet is not None and not self._fleet.is_serving:
             return "INITIALIZING"
         return self._state
 
@@ -471,8 +480,8 @@ class Process:
 
     async def set_levels(self, levels: Mapping[str, int]) -> None:
         logs.set_levels(levels)
-        if isinstance(self._runtime, Fleet):
-            await self._runtime.set_levels(levels)
+        if self._fleet is not None:
+            await self._fleet.set_levels(levels)
 
     async def drain_listeners(self, *, inbound_only: bool, graceful: bool, skip_exit: bool) -> None:
         """``graceful``: connections have the drain time; ``skip_exit``: the ports stay open all the same."""
@@ -525,8 +534,8 @@ class Process:
     def _stop(self) -> None:
         if self._stopping.is_set():
             log.warning("second signal: leaving at once")
-            if isinstance(self._runtime, Fleet):
-                self._runtime.kill()
+            if self._fleet is not None:
+                self._fleet.kill()
             os._exit(EXIT_OK)
         self._stopping.set()
 

@@ -6,7 +6,6 @@ A new kind is a module with a subclass of :class:`~config.resources.meta.Resourc
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from difflib import get_close_matches
 from typing import Any
 
 from config.document import Path
@@ -178,6 +177,8 @@ def _is_core_secret(envelope: Envelope) -> bool:
 def _not_read(kind: str) -> str:
     if kind in NOT_USED or kind.removesuffix("List") in (NOT_USED | KINDS.keys()) - {kind}:
         return f"kind {kind} is not used by this version and is skipped"
+    from difflib import get_close_matches  # here: few documents are of no kind at all
+
     near = get_close_matches(kind, [*KINDS, *sorted(NOT_USED)], n=1)
     return f"unknown kind {kind} is skipped (did you mean {near[0]}?)" if near else f"unknown kind {kind} is skipped"
 
