@@ -18,7 +18,7 @@ from config import document as yaml_document
 from config.document import MAX_BYTES, Fault, Lines, LineTree, format_path, line_at, parse_path
 from config.problems import Problem, Severity
 from config.resources.meta import Resource, open_envelope
-from config.resources.registry import KINDS, is_foreign, kind_of, read
+from config.resources.registry import KINDS, is_foreign, kind_of, model_of, read
 from config.resources.shape import Violation, wrong_type
 from config.template import TemplateError, Variables, render
 
@@ -336,7 +336,7 @@ def _document(file: str, read_document: yaml_document.Document) -> Document | No
     if is_foreign(envelope):
         return None
     kind = kind_of(envelope)
-    has_mesh = kind not in KINDS or KINDS[kind].has_mesh
+    has_mesh = kind not in KINDS or model_of(kind).has_mesh
     mesh, name = envelope.mesh if has_mesh else "", envelope.name
 
     def stated(violation: Violation) -> Problem:

@@ -19,7 +19,7 @@ from proxy.tasks import spawn
 
 log = logging.getLogger("koguma.files")
 
-MAX_BURST_S = 0.1
+BURST_S = 0.1
 """Changes that come one after the other are told of once, but not later than this."""
 STEP_S = 0.02
 """How long it has to be quiet for a burst to be over."""
@@ -87,7 +87,7 @@ async def _burst(watch: Folders, is_wanted: Callable[[str], bool]) -> bool:
         return False
     finally:
         loop.remove_reader(watch.descriptor)
-    deadline = loop.time() + MAX_BURST_S
+    deadline = loop.time() + BURST_S
     any_did, found = watch.take(is_wanted)
     while any_did and loop.time() < deadline:
         await asyncio.sleep(STEP_S)
