@@ -67,6 +67,7 @@ from config.vip_listeners import Bindable, VipListeners
 from config.vips import DEFAULT_CIDR, Lease, Ledger, Network, parse_pools
 from config.way_out import WayOut, find_way_out
 from tls.bundles import TrustBundles
+from tls.policy import ClientCertificate
 
 __all__ = ["Health", "Planned", "Planner", "ResourceState", "Settings"]
 
@@ -84,6 +85,32 @@ class _GoodService:
     """Likewise, by its extension."""
     compiled: Compiled
     warnings: tuple[Problem, ...]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Surroundings:
+    """What decides, besides its document, how a service runs. Where it is the same as for the last plan, so is whatever
+    has not changed itself.
+    """
+
+    secrets: Mapping[tuple[str, str], bytes]
+    selections: Mapping[str, Selection]
+    certificates: Mapping[str, ClientCertificate | None]
+    ways_out: Mapping[str, WayOut]
+
+    def moved_since(self, before: _Surroundings | None) -> frozenset[str] | None:
+        """The meshes in which something is not as it was; ``None``: it may be in all."""
+        if before is None or self.secrets != before.secrets:
+            return None
+        meshes = {*self.selections, *before.selections, *self.certificates, *before.certificates}
+        meshes |= {*self.ways_out, *before.ways_out}
+        return frozenset(
+            mesh
+            for mesh in meshes
+            if self.selections.get(mesh) is not before.selections.get(mesh)
+            or self.certificates.get(mesh) != before.certificates.get(mesh)
+            or self.ways_out.get(mesh) is not before.ways_out.get(mesh)
+        )
 
 
 @dataclass(slots=True)
@@ -123,8 +150,8 @@ class Planner:
         self.vips = Ledger(settings.pools, settings.leases)
         self._naming = Naming(self.vips)
         self._vip_listeners = VipListeners()
-        self._outbounds: dict[tuple[str, int], ListenerPlan] = {}
-        """By address and port: those of the last plan."""
+        self._outbounds: dict[tuple[str, int], tuple[InForce, ListenerPlan]] = {}
+        """By address and port: those of the last plan, and what they lead to."""
         self._rows: dict[Key, ResourceState] = {}
         """Of services that are well."""
         self._shown: dict[Key, tuple[ResourceState, ResourceState]] = {}
@@ -132,6 +159,12 @@ class Planner:
         self._in_force: dict[Key, InForce] = {}
         self._settled: set[Key] = set()
         """Of which this plan knows the terms already."""
+        self._surroundings: _Surroundings | None = None
+        """Those of the last plan, whose services have all been looked at."""
+        self._known: dict[str, _Services] = {}
+        """By mesh; for as long as services are added, removed or named anew."""
+        self._meant: tuple[Dataplane, _Services, list[Key | None]] | None = None
+        """Which services the outbounds of a Dataplane mean."""
         self._meshes = Meshes((), ())
         # By mesh: a zone egress has a face in each.
         self._faces: dict[str, Dataplane] = {}
@@ -159,6 +192,8 @@ class Planner:
         secrets = self._secrets()
         self._look_around(current, secrets, now, problems)
         self._settled.clear()
+        around = _Surroundings(secrets, self._selections, self._certificates(), self._ways_out)
+        moved, self._surroundings = around.moved_since(self._surroundings), None
         used: set[tuple[str, str]] = set()
 
         def secret(mesh: str, name: str) -> bytes | None:
@@ -168,6 +203,11 @@ class Planner:
         compiler = ServiceCompiler(secret, now, self._settings.environ, self._settings.extensions)
         for key, document in current.items():
             if key[0] == MeshExternalService.kind:
+                if moved is not None and key[1] not in moved and self._stays(key, document):
+                    problems.extend(self._services[key].warnings)
+                    states[key] = self._rows[key]
+                    self._settled.add(key)
+                    continue
                 used.clear()
                 found, state = self._service(key, document, compiler, secrets, used)
                 problems.extend(found)
@@ -177,6 +217,7 @@ class Planner:
         for key in self._services.keys() - current.keys():  # in files that cannot be read any more
             good = self._services[key]
             states[key] = row_of(key, good.document, Health.STALE, (), self._on_terms(key))
+        self._surroundings = around
         named = self._name_services(current, resources, now)
         self._show(states, named, problems)
         plan = None
@@ -252,6 +293,7 @@ class Planner:
         for key, service in tuple(self._services.items()):
             if is_gone(key, service.document):
                 del self._services[key]
+                self._known.clear()
                 self._in_force.pop(key, None)
                 self._rows.pop(key, None)
 
@@ -298,8 +340,20 @@ class Planner:
                 return [problem], self._broken(key, document, (*document.problems, fault))
             contents = tuple((name, secrets.get((mesh, name))) for mesh, name in sorted(used))
             warnings = tuple(document.problem(field, text, Severity.WARNING) for field, text in compiled.warnings)
+            if good is None or _meta(good.document) != _meta(document):
+                self._known.clear()
             good = self._services[key] = _GoodService(document, contents, supplied, compiled, warnings)
         return good.warnings, self._good_row(key, good)
+
+    def _stays(self, key: Key, document: Document) -> bool:
+        """Whether a service, around which nothing has changed, is as it was itself: then so is its row."""
+        good, row = self._services.get(key), self._rows.get(key)
+        if good is None or row is None or good.document is not document or row.service is not self._in_force.get(key):
+            return False
+        service = document.resource
+        assert isinstance(service, MeshExternalService)
+        supplied = self._settings.extensions.supplied(key) if service.extension is not None else None
+        return good.supplied is supplied
 
     def _good_row(self, key: Key, good: _GoodService) -> ResourceState:
         """The same object as before, unless the service or its terms changed."""
@@ -311,6 +365,7 @@ class Planner:
         return row
 
     def _broken(self, key: Key, document: Document, problems: tuple[Problem, ...]) -> ResourceState:
+        self._rows.pop(key, None)
         if key not in self._services:
             return row_of(key, document, Health.BROKEN, problems)
         return row_of(key, document, Health.STALE, problems, self._on_terms(key))
@@ -354,6 +409,8 @@ class Planner:
             return {}
         proxy = self._proxy.resource
         assert isinstance(proxy, Dataplane | ZoneEgress)
+        if isinstance(proxy, Dataplane):
+            return {proxy.mesh: proxy}
         meshes = {key[1] for key in (*current, *self._services) if key[0] == MeshExternalService.kind}
         return {face.mesh: face for face in faces(proxy, sorted(meshes))}
 
@@ -397,6 +454,9 @@ class Planner:
             and _meta(document).labels.get(CLIENT_CERTIFICATE_LABEL) == FROM_IDENTITY
             and document.mesh in self._terms
         )
+
+    def _certificates(self) -> dict[str, ClientCertificate | None]:
+        return {mesh: terms.certificate for mesh, terms in self._terms.items()}
 
     def _without_certificate(self, current: Mapping[Key, Document]) -> Iterator[Problem]:
         without = {mesh for mesh, terms in self._terms.items() if terms.certificate is None}
@@ -513,27 +573,39 @@ class Planner:
     def _plan_outbounds(self, draft: Draft, dataplane: Dataplane, access: Access) -> None:
         if not dataplane.networking.outbound:
             return
-        known = _Services(dataplane.mesh, self._services.values())
         before, self._outbounds = self._outbounds, {}
-        for index, outbound in enumerate(dataplane.networking.outbound):
-            field = f"networking.outbound[{index}]"
-            if outbound.backend_ref is None:
-                continue  # tags of the 2.x form: the loader has said so
-            service, why_not = self._backend(known, outbound.backend_ref)
-            if service is None:
-                draft.object(f"{field}.backendRef", f"{why_not}: skipped", Severity.WARNING)
+        for index, (outbound, key) in enumerate(
+            zip(dataplane.networking.outbound, self._backends(dataplane), strict=True)
+        ):
+            if key is None:
+                if outbound.backend_ref is not None:  # else tags of the 2.x form: the loader has said so
+                    why_not = _why_none(outbound.backend_ref, dataplane.mesh)
+                    draft.object(f"networking.outbound[{index}].backendRef", f"{why_not}: skipped", Severity.WARNING)
                 continue
-            cluster = service.plan
-            listener = self._outbounds[outbound.address, outbound.port] = _outbound(
-                outbound, service, access, before.get((outbound.address, outbound.port))
-            )
+            service, place = self._on_terms(key), (outbound.address, outbound.port)
+            cluster, known = service.plan, before.get(place)
+            if known is None or known[0] is not service or known[1].access is not access:
+                known = service, _outbound(outbound, service, access, known[1] if known is not None else None)
+            self._outbounds[place] = known
+            listener = known[1]
             if listener.name in draft.listeners:
-                draft.object(field, f"{listener.bind} is already used by another outbound")
+                draft.object(f"networking.outbound[{index}]", f"{listener.bind} is already used by another outbound")
             elif draft.clusters.get(cluster.name, cluster) is not cluster:
                 message = f"two services have the identifier {cluster.name}: give one another display name"
-                draft.object(f"{field}.backendRef", message)
+                draft.object(f"networking.outbound[{index}].backendRef", message)
             else:
                 draft.add(listener, cluster)
+
+    def _backends(self, dataplane: Dataplane) -> list[Key | None]:
+        """Which service each outbound means."""
+        known = self._known.get(dataplane.mesh)
+        if known is None:
+            known = self._known[dataplane.mesh] = _Services(dataplane.mesh, self._services.values())
+        if self._meant is None or self._meant[0] is not dataplane or self._meant[1] is not known:
+            references = (outbound.backend_ref for outbound in dataplane.networking.outbound)
+            found = [known.meant(one) if one is not None else None for one in references]
+            self._meant = dataplane, known, found
+        return self._meant[2]
 
     def _plan_vips(self, draft: Draft, dataplane: Dataplane, access: Access, named: Named) -> None:
         """A listener on each virtual IP of the Dataplane's mesh, and the names that lead there."""
@@ -558,20 +630,17 @@ class Planner:
             bind_to_port=not redirects or self._settings.vips is True,
         )
 
-    def _backend(self, known: _Services, reference: BackendRef) -> tuple[InForce | None, str]:
-        """The service that a backendRef means: by name or by labels in the Dataplane's mesh; the oldest of several."""
-        if reference.kind is not BackendKind.MESH_EXTERNAL_SERVICE:
-            return None, f"kind {reference.kind} is not served by this version"
-        matches = known.named(reference.name) if reference.name else known.labelled(reference.labels)
-        if matches:
-            return self._on_terms(min(matches, key=_age).document.key), ""
-        wanted = reference.name or ", ".join(f"{k}={v}" for k, v in reference.labels.items())
-        return None, f'no usable MeshExternalService "{wanted}" in mesh "{known.mesh}"'
-
     @property
     def services(self) -> Iterator[ClusterPlan]:
         """Every service that compiles or once did, whether an outbound leads to it or not."""
         return (self._on_terms(key).plan for key in self._services)
+
+
+def _why_none(reference: BackendRef, mesh: str) -> str:
+    if reference.kind is not BackendKind.MESH_EXTERNAL_SERVICE:
+        return f"kind {reference.kind} is not served by this version"
+    wanted = reference.name or ", ".join(f"{k}={v}" for k, v in reference.labels.items())
+    return f'no usable MeshExternalService "{wanted}" in mesh "{mesh}"'
 
 
 def _outbound(outbound: Outbound, service: InForce, access: Access, before: ListenerPlan | None) -> ListenerPlan:
@@ -616,7 +685,9 @@ def _age(good: _GoodService) -> tuple[float, str]:
 
 
 class _Services:
-    """The services of one mesh, by name: a Dataplane has many references, and a mesh many services."""
+    """The services of one mesh, by name: a Dataplane has many references, and a mesh many services. It looks at nothing
+    but their metas, and holds for as long as these do.
+    """
 
     def __init__(self, mesh: str, services: Iterable[_GoodService]) -> None:
         self.mesh = mesh
@@ -627,10 +698,15 @@ class _Services:
             for name in {meta.name, meta.display_name}:
                 self._by_name.setdefault(name, []).append(service)
 
-    def named(self, name: str) -> list[_GoodService]:
-        return self._by_name.get(name, [])
+    def meant(self, reference: BackendRef) -> Key | None:
+        """The service that a backendRef means, by name or by labels; the oldest of several."""
+        if reference.kind is not BackendKind.MESH_EXTERNAL_SERVICE:
+            return None
+        name = reference.name
+        matches = self._by_name.get(name, ()) if name else self._labelled(reference.labels)
+        return min(matches, key=_age).document.key if matches else None
 
-    def labelled(self, labels: Mapping[str, str]) -> list[_GoodService]:
+    def _labelled(self, labels: Mapping[str, str]) -> list[_GoodService]:
         """Those that have all of ``labels``, the ones that Kuma computes included; no labels, no service."""
         return [service for service in self._all if labels and _meta(service.document).has_labels(labels)]
 

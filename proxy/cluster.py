@@ -23,7 +23,6 @@ from proxy.balance import Endpoint
 from proxy.builds import Builds
 from proxy.dial import Dialer
 from proxy.dialled import ClusterConnection
-from proxy.dnsquery import Address
 from proxy.http.access_log import AccessLog
 from proxy.http.deadlines import Deadlines
 from proxy.http.exchange import Exchange
@@ -32,6 +31,7 @@ from proxy.http.h2_pool import Http2Pool
 from proxy.http.h2_turns import Turns
 from proxy.outcome import Outcome
 from proxy.relay import Downstream, Upstream
+from proxy.resolution import Address
 from proxy.resolver import NameWatch, ResolverPool
 from proxy.stats import ClusterStats
 from proxy.strategies import balancer_for, is_balanced_alike

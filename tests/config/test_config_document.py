@@ -31,7 +31,8 @@ def parser(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> N
     """Everything holds with either of PyYAML's parsers."""
     if request.param == "c" and not yaml.__with_libyaml__:
         pytest.skip("no libyaml")
-    monkeypatch.setattr(document, "_PARSER", yaml.CSafeLoader if request.param == "c" else yaml.SafeLoader)
+    chosen = yaml.CSafeLoader if request.param == "c" else yaml.SafeLoader
+    monkeypatch.setattr(document, "_parser", lambda: chosen)
 
 
 def value_of(text: str) -> object:

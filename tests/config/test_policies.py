@@ -26,7 +26,7 @@ from config.plan import (
     diff,
 )
 from config.planner import Health, Planned, Planner, Settings
-from config.policies.apply import RETRY_GRPC, RETRY_HTTP
+from config.policies.fields import RETRY_GRPC, RETRY_HTTP
 from config.policies.merge import leaves, merge
 from config.resources.meshtimeout import HttpTimeouts, TimeoutConf
 from tests.kit import yamlkit

@@ -31,11 +31,10 @@ from config.plan import (
 )
 from proxy.cluster import Cluster, Services
 from proxy.dial import Dialer
-from proxy.dnsquery import Kind, ResolutionError
 from proxy.listener import ConnectionLimit, Listener
-from proxy.lookup import Answer
 from proxy.outcome import Outcome
 from proxy.relay import Downstream
+from proxy.resolution import Answer, Kind, ResolutionError
 from proxy.resolver import ResolverPool
 from proxy.throttle import Throttle
 from tests.kit import poll
