@@ -18,7 +18,7 @@ from typing import TypeAlias
 from config import document as yaml_document
 from config.document import MAX_BYTES, Fault, Lines, LineTree, format_path, line_at, parse_path
 from config.problems import Problem, Severity
-from config.resources.meta import Resource, open_envelope
+from config.resources.meta import Meta, Resource, open_envelope
 from config.resources.registry import KINDS, is_foreign, kind_of, model_of, read
 from config.resources.shape import Violation, wrong_type
 from config.template import TemplateError, Variables, render
@@ -51,6 +51,12 @@ class Document:
     @property
     def key(self) -> Key:
         return (self.kind, self.mesh, self.name, self.namespace)
+
+    @property
+    def meta(self) -> Meta:
+        """Of one with a resource."""
+        assert self.resource is not None
+        return self.resource.meta
 
     @property
     def is_broken(self) -> bool:

@@ -77,7 +77,7 @@ class Naming:
             also_there=waiting,
             others_are_gone=others_are_gone,
         )
-        metas = {key: _meta(document) for key, document in services.items()}
+        metas = {key: document.meta for key, document in services.items()}
         generations = self._hostnames.generate(generators, metas)
         problems: dict[Key, list[Problem]] = {}
         statuses: dict[Key, ServiceStatus] = {}
@@ -116,7 +116,7 @@ class Naming:
             and known.keys() == services.keys()
             and all(key in services for key in also_there)
             and all(
-                _meta(document) == _meta(known[key][0])
+                document.meta == known[key][0].meta
                 for key, document in services.items()
                 if known[key][0] is not document
             )
@@ -127,7 +127,7 @@ class Naming:
         known = self._claims.get(key)
         if known is not None and known[0] is document:
             return known
-        meta = _meta(document)
+        meta = document.meta
         wanted, complaint = _wish(meta)
         return document, Claim(owner_of(key), age(meta.creation_time), wanted), complaint
 
@@ -135,11 +135,6 @@ class Naming:
 def owner_of(key: Key) -> Owner:
     _, mesh, name, namespace = key
     return Owner(mesh, name, namespace)
-
-
-def _meta(document: Document) -> Meta:
-    assert document.resource is not None
-    return document.resource.meta
 
 
 def _wish(meta: Meta) -> tuple[Address | None, str | None]:

@@ -2,8 +2,8 @@
 
     services    compiled one by one (``services``), each on the terms of its mesh: policies, identity, the way out
     names       their virtual IPs and hostnames (``naming``)
-    the proxy   its listeners and the clusters behind them, in a ``draft``: outbounds here, the others in
-                ``vip_listeners``, ``redirect``, ``inbounds`` and ``egress``
+    the proxy   its listeners and the clusters behind them, in a ``draft``: ``outbounds``, ``vip_listeners``,
+                ``redirect``, ``inbounds``, and of a zone egress its door (``egress``)
     planned     what comes of it
 
 A planner is fed the whole set of documents each time something changed. A resource that has become wrong keeps its last
@@ -16,28 +16,26 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
-from ipaddress import ip_address
 from itertools import chain
 from pathlib import Path, PurePath
 
 from config.draft import Draft
 from config.egress import DoorMemory, Offer, Ward, doors, face, faces, plan_door
 from config.extension import NOTHING, Extensions, NoExtensions, Supplied
-from config.hostnames import age, with_defaults
+from config.hostnames import seniority, with_defaults
 from config.identity import IdentityDesk
 from config.inbounds import plan_inbounds
 from config.issuers import Agent, IdentityFiles, NoAgent
 from config.load import Document, Key, Loaded
 from config.meshes import Meshes
 from config.naming import Named, Naming
+from config.outbounds import Outbounds
 from config.plan import (
-    HEADERS_TIMEOUT_S,
     Access,
     AdminPlan,
     ClusterPlan,
     Direction,
     IdentityPlan,
-    ListenerPlan,
     Plan,
     ProxyIdentity,
 )
@@ -48,16 +46,12 @@ from config.policies.selection import NO_TERMS, PolicyBook, Selection
 from config.problems import Problem, Severity
 from config.redirect import plan_redirect
 from config.resources.dataplane import (
-    BackendKind,
-    BackendRef,
     Dataplane,
     Listener,
     Networking,
-    Outbound,
 )
 from config.resources.hostnamegenerator import HostnameGenerator
 from config.resources.meshexternalservice import Extension, MeshExternalService
-from config.resources.meta import Meta
 from config.resources.registry import KINDS
 from config.resources.secret import GlobalSecret, Secret
 from config.resources.zoneegress import ZoneEgress
@@ -150,8 +144,7 @@ class Planner:
         self.vips = Ledger(settings.pools, settings.leases)
         self._naming = Naming(self.vips)
         self._vip_listeners = VipListeners()
-        self._outbounds: dict[tuple[str, int], tuple[InForce, ListenerPlan]] = {}
-        """By address and port: those of the last plan, and what they lead to."""
+        self._outbounds = Outbounds()
         self._rows: dict[Key, ResourceState] = {}
         """Of services that are well."""
         self._shown: dict[Key, tuple[ResourceState, ResourceState]] = {}
@@ -161,10 +154,6 @@ class Planner:
         """Of which this plan knows the terms already."""
         self._surroundings: _Surroundings | None = None
         """Those of the last plan, whose services have all been looked at."""
-        self._known: dict[str, _Services] = {}
-        """By mesh; for as long as services are added, removed or named anew."""
-        self._meant: tuple[Dataplane, _Services, list[Key | None]] | None = None
-        """Which services the outbounds of a Dataplane mean."""
         self._meshes = Meshes((), ())
         # By mesh: a zone egress has a face in each.
         self._faces: dict[str, Dataplane] = {}
@@ -293,7 +282,7 @@ class Planner:
         for key, service in tuple(self._services.items()):
             if is_gone(key, service.document):
                 del self._services[key]
-                self._known.clear()
+                self._outbounds.forget_names()
                 self._in_force.pop(key, None)
                 self._rows.pop(key, None)
 
@@ -340,8 +329,8 @@ class Planner:
                 return [problem], self._broken(key, document, (*document.problems, fault))
             contents = tuple((name, secrets.get((mesh, name))) for mesh, name in sorted(used))
             warnings = tuple(document.problem(field, text, Severity.WARNING) for field, text in compiled.warnings)
-            if good is None or _meta(good.document) != _meta(document):
-                self._known.clear()
+            if good is None or good.document.meta != document.meta:
+                self._outbounds.forget_names()
             good = self._services[key] = _GoodService(document, contents, supplied, compiled, warnings)
         return good.warnings, self._good_row(key, good)
 
@@ -451,7 +440,7 @@ class Planner:
         return (
             tls is not None
             and tls.client is None
-            and _meta(document).labels.get(CLIENT_CERTIFICATE_LABEL) == FROM_IDENTITY
+            and document.meta.labels.get(CLIENT_CERTIFICATE_LABEL) == FROM_IDENTITY
             and document.mesh in self._terms
         )
 
@@ -488,7 +477,8 @@ class Planner:
         if isinstance(proxy, Dataplane):
             terms = self._terms[proxy.mesh]
             access = self._meshes.access(proxy.mesh)
-            self._plan_outbounds(draft, proxy, access)
+            documents = (good.document for good in self._services.values())
+            self._outbounds.plan(draft, proxy, access, documents, self._on_terms)
             self._plan_vips(draft, proxy, access, named)
             plan_inbounds(draft, proxy, terms)
             for field, door in doors(proxy):
@@ -565,47 +555,11 @@ class Planner:
 
     def _offers(self, mesh: str) -> Iterator[Offer]:
         """The services of a mesh, the oldest first: of two with one name it is the one that is meant."""
-        for good in sorted((good for good in self._services.values() if good.document.mesh == mesh), key=_age):
+        there = (good for good in self._services.values() if good.document.mesh == mesh)
+        for good in sorted(there, key=lambda one: seniority(one.document.meta)):
             service = self._on_terms(good.document.key)
             head_timeout_s = request_headers_timeout_s(service.terms)
             yield Offer(service.service.meta, service.service.match.port, service.plan, head_timeout_s)
-
-    def _plan_outbounds(self, draft: Draft, dataplane: Dataplane, access: Access) -> None:
-        if not dataplane.networking.outbound:
-            return
-        before, self._outbounds = self._outbounds, {}
-        for index, (outbound, key) in enumerate(
-            zip(dataplane.networking.outbound, self._backends(dataplane), strict=True)
-        ):
-            if key is None:
-                if outbound.backend_ref is not None:  # else tags of the 2.x form: the loader has said so
-                    why_not = _why_none(outbound.backend_ref, dataplane.mesh)
-                    draft.object(f"networking.outbound[{index}].backendRef", f"{why_not}: skipped", Severity.WARNING)
-                continue
-            service, place = self._on_terms(key), (outbound.address, outbound.port)
-            cluster, known = service.plan, before.get(place)
-            if known is None or known[0] is not service or known[1].access is not access:
-                known = service, _outbound(outbound, service, access, known[1] if known is not None else None)
-            self._outbounds[place] = known
-            listener = known[1]
-            if listener.name in draft.listeners:
-                draft.object(f"networking.outbound[{index}]", f"{listener.bind} is already used by another outbound")
-            elif draft.clusters.get(cluster.name, cluster) is not cluster:
-                message = f"two services have the identifier {cluster.name}: give one another display name"
-                draft.object(f"networking.outbound[{index}].backendRef", message)
-            else:
-                draft.add(listener, cluster)
-
-    def _backends(self, dataplane: Dataplane) -> list[Key | None]:
-        """Which service each outbound means."""
-        known = self._known.get(dataplane.mesh)
-        if known is None:
-            known = self._known[dataplane.mesh] = _Services(dataplane.mesh, self._services.values())
-        if self._meant is None or self._meant[0] is not dataplane or self._meant[1] is not known:
-            references = (outbound.backend_ref for outbound in dataplane.networking.outbound)
-            found = [known.meant(one) if one is not None else None for one in references]
-            self._meant = dataplane, known, found
-        return self._meant[2]
 
     def _plan_vips(self, draft: Draft, dataplane: Dataplane, access: Access, named: Named) -> None:
         """A listener on each virtual IP of the Dataplane's mesh, and the names that lead there."""
@@ -636,35 +590,6 @@ class Planner:
         return (self._on_terms(key).plan for key in self._services)
 
 
-def _why_none(reference: BackendRef, mesh: str) -> str:
-    if reference.kind is not BackendKind.MESH_EXTERNAL_SERVICE:
-        return f"kind {reference.kind} is not served by this version"
-    wanted = reference.name or ", ".join(f"{k}={v}" for k, v in reference.labels.items())
-    return f'no usable MeshExternalService "{wanted}" in mesh "{mesh}"'
-
-
-def _outbound(outbound: Outbound, service: InForce, access: Access, before: ListenerPlan | None) -> ListenerPlan:
-    """Its listener; ``before`` itself where nothing has changed."""
-    cluster, head_timeout_s = service.plan, request_headers_timeout_s(service.terms)
-    if head_timeout_s is None:
-        head_timeout_s = HEADERS_TIMEOUT_S
-    terms = (cluster.protocol, cluster.name, access, head_timeout_s)
-    if before is not None and terms == (
-        before.protocol, before.cluster, before.access, before.request_headers_timeout_s
-    ):  # fmt: skip
-        return before
-    return ListenerPlan(
-        name=f"outbound_{outbound.address}_{outbound.port}",
-        direction=Direction.OUTBOUND,
-        address=ip_address(outbound.address),
-        port=outbound.port,
-        protocol=cluster.protocol,
-        cluster=cluster.name,
-        access=access,
-        request_headers_timeout_s=head_timeout_s,
-    )
-
-
 def _is_egress(document: Document) -> bool:
     proxy = document.resource
     return isinstance(proxy, ZoneEgress) or (isinstance(proxy, Dataplane) and any(True for _ in doors(proxy)))
@@ -672,43 +597,6 @@ def _is_egress(document: Document) -> bool:
 
 def _zone_of(proxy: Dataplane | ZoneEgress) -> str:
     return (proxy.zone if isinstance(proxy, ZoneEgress) else "") or proxy.meta.zone
-
-
-def _meta(document: Document) -> Meta:
-    assert document.resource is not None
-    return document.resource.meta
-
-
-def _age(good: _GoodService) -> tuple[float, str]:
-    meta = _meta(good.document)
-    return age(meta.creation_time), meta.name
-
-
-class _Services:
-    """The services of one mesh, by name: a Dataplane has many references, and a mesh many services. It looks at nothing
-    but their metas, and holds for as long as these do.
-    """
-
-    def __init__(self, mesh: str, services: Iterable[_GoodService]) -> None:
-        self.mesh = mesh
-        self._all = [service for service in services if service.document.mesh == mesh]
-        self._by_name: dict[str, list[_GoodService]] = {}
-        for service in self._all:
-            meta = _meta(service.document)
-            for name in {meta.name, meta.display_name}:
-                self._by_name.setdefault(name, []).append(service)
-
-    def meant(self, reference: BackendRef) -> Key | None:
-        """The service that a backendRef means, by name or by labels; the oldest of several."""
-        if reference.kind is not BackendKind.MESH_EXTERNAL_SERVICE:
-            return None
-        name = reference.name
-        matches = self._by_name.get(name, ()) if name else self._labelled(reference.labels)
-        return min(matches, key=_age).document.key if matches else None
-
-    def _labelled(self, labels: Mapping[str, str]) -> list[_GoodService]:
-        """Those that have all of ``labels``, the ones that Kuma computes included; no labels, no service."""
-        return [service for service in self._all if labels and _meta(service.document).has_labels(labels)]
 
 
 def _due(identity: IdentityPlan) -> float:
