@@ -15,19 +15,23 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass, field
-from typing import TypeAlias
-
-import yaml
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, TypeAlias
 
 from config import plain
 from config.scalars import resolve
+
+if TYPE_CHECKING:
+    import yaml
 
 MAX_BYTES = 8 << 20
 MAX_NODES = 500_000
 """Scalars, mappings and sequences of one file, aliases counted as often as they are used."""
 MAX_DEPTH = 100
 MAX_FAULTS = 100
+"""Of one file: the faults of all its documents and its errors of syntax together. Where there is one more, reading ends
+behind the document that has it. A folder may have as many for each of its files; nothing bounds how many those are.
+"""
 
 Path: TypeAlias = "tuple[str | int, ...]"
 Value: TypeAlias = "bool | int | float | str | list[Value] | dict[str, Value] | None"
@@ -35,8 +39,6 @@ LineTree: TypeAlias = "int | tuple[int, dict[str, LineTree] | list[LineTree]]"
 """The line of a scalar; of a collection, its line and those of its members. An entry's line is that of its
 key.
 """
-
-_PARSER: type[yaml.CSafeLoader] | type[yaml.SafeLoader] = yaml.CSafeLoader if yaml.__with_libyaml__ else yaml.SafeLoader
 
 _NOT_PRINTABLE = re.compile("[^\t\n\r\x20-\x7e\x85\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 _SURROGATE = re.compile("[\ud800-\udfff]")
@@ -110,6 +112,19 @@ class _LimitError(Exception):
         self.fault = Fault(line, "", message)
 
 
+class _TooManyFaultsError(_LimitError):
+    def __init__(self, line: int) -> None:
+        super().__init__(line, f"more than {MAX_FAULTS} errors: the rest is not read")
+
+
+class _SyntaxError(Exception):
+    """``line`` counts from 0, where the reader began."""
+
+    def __init__(self, line: int, message: str) -> None:
+        super().__init__(message)
+        self.line = line
+
+
 def parse(data: bytes) -> Parsed:
     """Read every document of a file. Never raises: what is wrong is in the result."""
     if len(data) > MAX_BYTES:
@@ -144,14 +159,14 @@ def parse(data: bytes) -> Parsed:
         except _LimitError as limit:
             faults.append(limit.fault)
             break
-        except (yaml.YAMLError, ValueError) as error:
-            # A ValueError comes from an escape such as "\U00110000", and from the pure Python parser only.
-            mark = getattr(error, "problem_mark", None)
-            at = mark.line if mark is not None else reader.start
-            faults.append(Fault(line + min(at, rest.count("\n")), "", _explain(error)))
-            if len(faults) >= MAX_FAULTS:
-                faults.append(Fault(line + at, "", "too many errors: the rest is not read"))
+        except _SyntaxError as error:
+            at = error.line
+            at_line = line + min(at, rest.count("\n"))
+            if budget.faults == MAX_FAULTS:
+                faults.append(_TooManyFaultsError(at_line).fault)
                 break
+            budget.faults += 1
+            faults.append(Fault(at_line, "", str(error)))
             # A marker on the line of the error may have ended the broken document, but not started it.
             resume = _next_document(rest, max(at, reader.start + 1))
             if resume is None:
@@ -169,11 +184,11 @@ def _read_piece(text: str, first_line: int, budget: _Budget) -> list[Document] |
         if found.value is None:
             return []
         return [Document(found.value, Lines(text=text, first_line=first_line), first_line + found.line)]
-    before = budget.nodes
+    before = replace(budget)
     try:
         return list(_Reader(text, first_line, budget).documents())
-    except (_LimitError, yaml.YAMLError, ValueError):
-        budget.nodes = before
+    except (_LimitError, _SyntaxError):
+        budget.nodes, budget.faults = before.nodes, before.faults
         return None
 
 
@@ -226,6 +241,13 @@ def _unreadable(line: int, message: str) -> Parsed:
     return Parsed((), (Fault(line, "", message),))
 
 
+def _parser() -> type[yaml.CSafeLoader] | type[yaml.SafeLoader]:
+    """PyYAML is imported where it is used, since plain documents do without: it takes a megabyte."""
+    import yaml
+
+    return yaml.CSafeLoader if yaml.__with_libyaml__ else yaml.SafeLoader
+
+
 def _explain(error: yaml.YAMLError | ValueError) -> str:
     problem = getattr(error, "problem", None) or getattr(error, "reason", None) or "cannot be read"
     context = getattr(error, "context", None)
@@ -254,7 +276,10 @@ def _next_marker(text: str, start: int) -> int:
 
 @dataclass(slots=True)
 class _Budget:
+    """What a file has used up. ``faults``: of documents that have ended, and of syntax."""
+
     nodes: int = 0
+    faults: int = 0
 
 
 @dataclass(slots=True)
@@ -296,35 +321,47 @@ class _Reader:
         self._stack: list[_Frame] = []
         self._anchors: dict[str, _Anchored | None] = {}
         self._faults: list[Fault] = []
+        self._excess_line: int | None = None
         self._root: tuple[Value, LineTree] = (None, 1)
 
     def documents(self) -> Iterator[Document]:
         """Yield documents as they end, so that those before an error are kept.
 
-        :raises yaml.YAMLError: syntax. :raises _LimitError: too much.
+        :raises _SyntaxError: no YAML. :raises _LimitError: too much.
         """
-        parser = _PARSER(self._text)
-        while (event := parser.get_event()) is not None:
-            mark = event.start_mark
-            line = self._first_line + (mark.line if mark is not None else 0)
-            if isinstance(event, yaml.ScalarEvent):
-                self._scalar(event, line)
-            elif isinstance(event, yaml.MappingStartEvent):
-                self._open(event, {}, {}, line)
-            elif isinstance(event, yaml.SequenceStartEvent):
-                self._open(event, [], [], line)
-            elif isinstance(event, yaml.CollectionEndEvent):
-                self._close()
-            elif isinstance(event, yaml.AliasEvent):
-                self._alias(event.anchor, line)
-            elif isinstance(event, yaml.DocumentStartEvent):
-                self.start = line - self._first_line
-                self._anchors = {}
-                self._faults = []
-            elif isinstance(event, yaml.DocumentEndEvent):
-                value, marks = self._root
-                if value is not None or self._faults:
-                    yield Document(value, Lines(marks), line_at(marks, ()), tuple(self._faults))
+        import yaml
+
+        try:
+            parser = _parser()(self._text)
+            while (event := parser.get_event()) is not None:
+                mark = event.start_mark
+                line = self._first_line + (mark.line if mark is not None else 0)
+                if isinstance(event, yaml.ScalarEvent):
+                    self._scalar(event, line)
+                elif isinstance(event, yaml.MappingStartEvent):
+                    self._open(event, {}, {}, line)
+                elif isinstance(event, yaml.SequenceStartEvent):
+                    self._open(event, [], [], line)
+                elif isinstance(event, yaml.CollectionEndEvent):
+                    self._close()
+                elif isinstance(event, yaml.AliasEvent):
+                    self._alias(event.anchor, line)
+                elif isinstance(event, yaml.DocumentStartEvent):
+                    self.start = line - self._first_line
+                    self._anchors = {}
+                    self._faults = []
+                elif isinstance(event, yaml.DocumentEndEvent):
+                    value, marks = self._root
+                    excess_line = self._excess_line
+                    if self._faults or (value is not None and excess_line is None):
+                        self._budget.faults += len(self._faults)
+                        yield Document(value, Lines(marks), line_at(marks, ()), tuple(self._faults))
+                    if excess_line is not None:
+                        raise _TooManyFaultsError(excess_line)
+        except (yaml.YAMLError, ValueError) as error:
+            # A ValueError comes from an escape such as "\U00110000", and from the pure Python parser only.
+            mark = getattr(error, "problem_mark", None)
+            raise _SyntaxError(mark.line if mark is not None else self.start, _explain(error)) from error
 
     def _scalar(self, event: yaml.ScalarEvent, line: int) -> None:
         text: str = event.value
@@ -447,7 +484,9 @@ class _Reader:
             raise _LimitError(line, f"nested deeper than {MAX_DEPTH} levels")
 
     def _fault(self, line: int, message: str) -> None:
-        if len(self._faults) >= MAX_FAULTS:
+        if self._budget.faults + len(self._faults) == MAX_FAULTS:
+            # The document is read to its end all the same: so it can be named.
+            self._excess_line = self._excess_line or line
             return
         steps: list[str | int] = []
         for frame in self._stack:

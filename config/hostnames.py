@@ -72,6 +72,11 @@ def age(moment: datetime | None) -> float:
     return moment.timestamp() if moment is not None else float("inf")
 
 
+def seniority(meta: Meta) -> tuple[float, str]:
+    """A key to sort by: the oldest first, and by name what is of one age."""
+    return age(meta.creation_time), meta.name
+
+
 def with_defaults(
     generators: Iterable[HostnameGenerator], taken: Iterable[str], environ: Mapping[str, str]
 ) -> tuple[HostnameGenerator, ...]:

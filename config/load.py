@@ -11,14 +11,15 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from hashlib import sha256
+from operator import attrgetter
 from pathlib import Path as FilePath
 from typing import TypeAlias
 
 from config import document as yaml_document
 from config.document import MAX_BYTES, Fault, Lines, LineTree, format_path, line_at, parse_path
 from config.problems import Problem, Severity
-from config.resources.meta import Resource, open_envelope
-from config.resources.registry import KINDS, is_foreign, kind_of, read
+from config.resources.meta import Meta, Resource, open_envelope
+from config.resources.registry import KINDS, is_foreign, kind_of, model_of, read
 from config.resources.shape import Violation, wrong_type
 from config.template import TemplateError, Variables, render
 
@@ -50,6 +51,12 @@ class Document:
     @property
     def key(self) -> Key:
         return (self.kind, self.mesh, self.name, self.namespace)
+
+    @property
+    def meta(self) -> Meta:
+        """Of one with a resource."""
+        assert self.resource is not None
+        return self.resource.meta
 
     @property
     def is_broken(self) -> bool:
@@ -135,29 +142,16 @@ class Loader:
 
 def _load(paths: Sequence[str | FilePath], loading: _Loading) -> None:
     seen: set[str] = set()
-    folders: dict[str, str] = {}
     for path in paths:
         try:
             files = list(_files(os.path.normpath(path)))
         except OSError as error:
             loading.unreadable(str(path), 1, _os_message(error))
             continue
-        for file, is_link in files:
-            real = os.path.realpath(file) if is_link else _real_path(file, folders)
+        for file, real in files:
             if real not in seen:
                 seen.add(real)
                 loading.read_file(file)
-
-
-def _real_path(file: str, folders: dict[str, str]) -> str:
-    """``os.path.realpath`` of a file that is no link, which is slow for ten thousand files of one folder; ``folders``
-    remembers those seen.
-    """
-    folder, name = os.path.split(file)
-    real = folders.get(folder)
-    if real is None:
-        real = folders[folder] = os.path.realpath(folder)
-    return os.path.join(real, name)
 
 
 def load_dataplane(path: str | FilePath, variables: Variables, stdin: str = "") -> Loaded:
@@ -298,7 +292,7 @@ class _Loading:
         for fault in contents.faults:
             self.unreadable(file, fault.line, fault.message)
         for document in contents.documents:
-            if document.is_broken and not (document.kind and document.name):
+            if not (document.kind and document.name) and document.is_broken:
                 self._unreadable.add(file)
             self._documents.append(self._unique(document))
 
@@ -336,7 +330,7 @@ def _document(file: str, read_document: yaml_document.Document) -> Document | No
     if is_foreign(envelope):
         return None
     kind = kind_of(envelope)
-    has_mesh = kind not in KINDS or KINDS[kind].has_mesh
+    has_mesh = kind not in KINDS or model_of(kind).has_mesh
     mesh, name = envelope.mesh if has_mesh else "", envelope.name
 
     def stated(violation: Violation) -> Problem:
@@ -357,22 +351,27 @@ def _keys(lines: LineTree) -> dict[str, LineTree]:
     return lines[1] if not isinstance(lines, int) and isinstance(lines[1], dict) else {}
 
 
-def _files(path: str) -> Iterator[tuple[str, bool]]:
-    """A file, whatever its name; or the files of a directory. With each, whether it is a link."""
+def _files(path: str) -> Iterator[tuple[str, str]]:
+    """A file, whatever its name; or the files of a directory. With each, its real path, which for ten thousand files of
+    one folder is not worked out one by one.
+    """
     if not os.path.isdir(path):
-        yield path, os.path.islink(path)
+        yield path, os.path.realpath(path)
         return
     with os.scandir(path) as entries:
-        ordered = sorted(entries, key=lambda entry: entry.name)
+        ordered = sorted(entries, key=attrgetter("name"))
+    folder = os.path.join(os.path.realpath(path), "")
     for entry in ordered:
-        if entry.name.startswith("."):
+        name = entry.name
+        if name.startswith("."):
             continue
-        is_link = entry.is_symlink()
-        if entry.is_dir():
-            if not is_link:
-                yield from _files(entry.path)
-        elif entry.name.endswith(SUFFIXES) and (is_link or entry.is_file()):
-            yield entry.path, is_link
+        if entry.is_symlink():
+            if name.endswith(SUFFIXES) and not entry.is_dir():
+                yield entry.path, os.path.realpath(entry.path)
+        elif entry.is_dir():
+            yield from _files(entry.path)
+        elif name.endswith(SUFFIXES) and entry.is_file():
+            yield entry.path, folder + name
 
 
 def _stamp(status: os.stat_result) -> _Stamp:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from operator import is_
 
 from config.hostnames import Generation, Hostnames, age
 from config.load import Document, Key
@@ -53,6 +54,8 @@ class Naming:
         self._hostnames: Hostnames[Key] = Hostnames()
         self._claims: dict[Key, tuple[Document, Claim, str | None]] = {}
         self._statuses: dict[Key, ServiceStatus] = {}
+        self._last: tuple[Sequence[HostnameGenerator], bool, Named] | None = None
+        """What the last naming had, as far as it decides about the next, and what came of it: all went well."""
 
     def name(
         self,
@@ -64,6 +67,8 @@ class Naming:
         others_are_gone: bool = True,
     ) -> Named:
         """``also_there``: services that exist and cannot run: they keep the virtual IPs that they have."""
+        if self._last is not None and self._is_as_before(services, generators, also_there, others_are_gone):
+            return self._last[2]
         claims = self._claims = {key: self._claim(key, document) for key, document in services.items()}
         waiting = [owner_of(key) for key in also_there if key not in services]
         assigned = self.ledger.assign(
@@ -72,7 +77,7 @@ class Naming:
             also_there=waiting,
             others_are_gone=others_are_gone,
         )
-        metas = {key: _meta(document) for key, document in services.items()}
+        metas = {key: document.meta for key, document in services.items()}
         generations = self._hostnames.generate(generators, metas)
         problems: dict[Key, list[Problem]] = {}
         statuses: dict[Key, ServiceStatus] = {}
@@ -88,14 +93,41 @@ class Naming:
                 severity = Severity.ERROR if fault.is_error else Severity.WARNING
                 problems.setdefault(key, []).append(document.problem(fault.field, fault.message, severity))
         self._statuses = statuses
-        return Named(statuses, problems)
+        named = Named(statuses, problems)
+        self._last = None if problems or waiting else (generators, others_are_gone, named)
+        return named
+
+    def _is_as_before(
+        self,
+        services: Mapping[Key, Document],
+        generators: Sequence[HostnameGenerator],
+        also_there: Sequence[Key],
+        others_are_gone: bool,
+    ) -> bool:
+        """Whether the same services, of which all are as they were in what they are named by, are named by the same
+        generators. Nobody waits for an address then, so time changes nothing either.
+        """
+        assert self._last is not None
+        known = self._claims
+        return (
+            self._last[1] is others_are_gone
+            and len(self._last[0]) == len(generators)
+            and all(map(is_, self._last[0], generators))
+            and known.keys() == services.keys()
+            and all(key in services for key in also_there)
+            and all(
+                document.meta == known[key][0].meta
+                for key, document in services.items()
+                if known[key][0] is not document
+            )
+        )
 
     def _claim(self, key: Key, document: Document) -> tuple[Document, Claim, str | None]:
         """The claim of a service, and what is wrong with the wish in it."""
         known = self._claims.get(key)
         if known is not None and known[0] is document:
             return known
-        meta = _meta(document)
+        meta = document.meta
         wanted, complaint = _wish(meta)
         return document, Claim(owner_of(key), age(meta.creation_time), wanted), complaint
 
@@ -103,11 +135,6 @@ class Naming:
 def owner_of(key: Key) -> Owner:
     _, mesh, name, namespace = key
     return Owner(mesh, name, namespace)
-
-
-def _meta(document: Document) -> Meta:
-    assert document.resource is not None
-    return document.resource.meta
 
 
 def _wish(meta: Meta) -> tuple[Address | None, str | None]:

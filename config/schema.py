@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from config.resources.meta import API_VERSION, MESH_LABEL, Resource
-from config.resources.registry import KINDS
+from config.resources.registry import model_of
 from config.resources.secret import KUBERNETES_TYPES
 
 _STRING = {"type": "string"}
@@ -23,7 +23,7 @@ def schema_for(kind: str) -> dict[str, Any]:
 
     :raises KeyError: a kind that is not used.
     """
-    model = KINDS[kind]
+    model = model_of(kind)
     content = model.model_json_schema(by_alias=True, mode="validation")
     definitions = content.pop("$defs", {})
     definitions.pop("Meta", None)

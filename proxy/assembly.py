@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import random
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from config.plan import Plan
 from proxy.clock import wall_clock
@@ -13,11 +15,13 @@ from proxy.cluster import Services
 from proxy.dial import Dialer
 from proxy.http.access_log import AccessLog
 from proxy.listener import ConnectionLimit
-from proxy.lookup import Resolver
 from proxy.resolver import ResolverPool
 from proxy.runtime import Runtime
 from proxy.sockets import StartError
 from proxy.throttle import Throttle
+
+if TYPE_CHECKING:
+    from proxy.lookup import Resolver
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,8 +42,15 @@ def assemble(plan: Plan, settings: Settings, *, shares_ports: bool = False, writ
     at the access log. Raises :class:`StartError`.
     """
     loop = asyncio.get_running_loop()
-    resolver = Resolver(settings.dns_upstreams or None, settings.hosts_file, loop.time)
-    names = ResolverPool(resolver.resolve, clock=loop.time, scheduler=loop, rng=random.Random())
+
+    @cache
+    def resolver() -> Resolver:
+        # Imported here, when the first endpoint that has a name is set up: many have addresses only.
+        from proxy.lookup import Resolver
+
+        return Resolver(settings.dns_upstreams or None, settings.hosts_file, loop.time)
+
+    names = ResolverPool(lambda name: resolver().resolve(name), clock=loop.time, scheduler=loop, rng=random.Random())
     access_log = _open_access_log(settings, write_lock)
     services = Services(Dialer(wall_clock), names, Throttle(loop.time), wall_clock, access_log)
     limit = ConnectionLimit.from_descriptors()

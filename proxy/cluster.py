@@ -23,14 +23,15 @@ from proxy.balance import Endpoint
 from proxy.builds import Builds
 from proxy.dial import Dialer
 from proxy.dialled import ClusterConnection
-from proxy.dnsquery import Address
 from proxy.http.access_log import AccessLog
 from proxy.http.deadlines import Deadlines
 from proxy.http.exchange import Exchange
 from proxy.http.h1_pool import Http1Pool
 from proxy.http.h2_pool import Http2Pool
+from proxy.http.h2_turns import Turns
 from proxy.outcome import Outcome
 from proxy.relay import Downstream, Upstream
+from proxy.resolution import Address
 from proxy.resolver import NameWatch, ResolverPool
 from proxy.stats import ClusterStats
 from proxy.strategies import balancer_for, is_balanced_alike
@@ -60,7 +61,7 @@ IDLE_TICKS = 8  # an idle connection is ended between 8/8 and 9/8 of its timeout
 
 @dataclass(frozen=True, slots=True)
 class Services:
-    """What all clusters of a process share."""
+    """What all clusters and listeners of a process share. Made in the running event loop."""
 
     dialer: Dialer
     names: ResolverPool
@@ -69,6 +70,7 @@ class Services:
     access_log: AccessLog | None = None
     chance: Random = field(default_factory=Random)
     builds: Builds = field(default_factory=Builds)
+    turns: Turns = field(default_factory=Turns)
 
     def close(self) -> None:
         self.names.close()

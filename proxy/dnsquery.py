@@ -10,10 +10,8 @@ bytes comes by TCP.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
 from dataclasses import dataclass
-from enum import StrEnum
-from ipaddress import IPv4Address, IPv6Address, ip_address
+from ipaddress import ip_address
 
 import dns.exception
 import dns.message
@@ -21,37 +19,10 @@ import dns.name
 import dns.rcode
 import dns.rdatatype
 
-Address = IPv4Address | IPv6Address
-Nameserver = tuple[str, int]
+from proxy.resolution import Address, Kind, Nameserver, ResolutionError, show, sort_addresses
 
 MAX_ADDRESSES = 256
 """Addresses of one family that are taken from one answer; a message over TCP could hold thousands."""
-
-
-class Kind(StrEnum):
-    """Why a name has no addresses."""
-
-    NXDOMAIN = "nxdomain"
-    NO_DATA = "no_data"
-    TIMEOUT = "timeout"
-    SERVFAIL = "servfail"
-    """The server said that it cannot or will not answer, or cannot be reached."""
-    MALFORMED = "malformed"
-    """The name or the answer is not valid DNS."""
-
-    @property
-    def is_definite(self) -> bool:
-        """The server answered, and the answer is no: another server would say the same."""
-        return self in (Kind.NXDOMAIN, Kind.NO_DATA)
-
-
-class ResolutionError(Exception):
-    """A name did not resolve. ``message`` is one line for people."""
-
-    def __init__(self, kind: Kind, message: str) -> None:
-        super().__init__(message)
-        self.kind = kind
-        self.message = message
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,16 +71,6 @@ async def exchange(server: Nameserver, query: dns.message.QueryMessage, question
 def describe(name: dns.name.Name, rdtype: dns.rdatatype.RdataType, server: Nameserver) -> str:
     """``api.example.test A at 10.0.0.2:53``."""
     return f"{name.to_text(omit_final_dot=True)} {dns.rdatatype.to_text(rdtype)} at {show(server)}"
-
-
-def show(server: Nameserver) -> str:
-    host, port = server
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-
-
-def sort_addresses(addresses: Iterable[Address]) -> tuple[Address, ...]:
-    """IPv4 before IPv6, each in numeric order, without repetitions."""
-    return tuple(sorted(set(addresses), key=lambda address: (address.version, int(address))))
 
 
 def _records(reply: dns.message.QueryMessage, question: str) -> Records:

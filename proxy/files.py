@@ -9,17 +9,20 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 from collections.abc import Callable
 from pathlib import Path
 
-from watchfiles import awatch
-
 from config.load import SUFFIXES
+from proxy.inotify import Folders
+from proxy.tasks import spawn
 
 log = logging.getLogger("koguma.files")
 
-DEBOUNCE_MS = 100
-STEP_MS = 20
+BURST_S = 0.1
+"""Changes that come one after the other are told of once, but not later than this."""
+STEP_S = 0.02
+"""How long it has to be quiet for a burst to be over."""
 RETRY_S = 5.0
 
 
@@ -31,60 +34,66 @@ async def watch_files(paths: list[Path], changed: Callable[[], None], stop: asyn
     files = [path.absolute() for path in paths if not path.is_dir()]
     watches = []
     if folders:
-        watches.append(_watch(folders, _is_resource, changed, stop, recursive=True))
+        watches.append(spawn(_watch(folders, _is_resource, changed, recursive=True), "watch folders"))
     if files:
         names = {path.name for path in files}
         parents = sorted({path.parent for path in files})
-        watches.append(_watch(parents, lambda path: path.name in names or _is_link_swap(path), changed, stop))
-    await asyncio.gather(*watches)
+        watches.append(spawn(_watch(parents, lambda name: name in names or _is_link_swap(name), changed), "watch"))
+    try:
+        await stop.wait()
+    finally:
+        for watch in watches:
+            watch.cancel()
 
 
-def _is_resource(path: Path) -> bool:
-    return path.suffix in SUFFIXES or path.suffix == "" or _is_link_swap(path)
+def _is_resource(name: str) -> bool:
+    suffix = os.path.splitext(name)[1]
+    return suffix in SUFFIXES or suffix == "" or _is_link_swap(name)
 
 
-def _is_link_swap(path: Path) -> bool:
+def _is_link_swap(name: str) -> bool:
     """``..data`` and its like: how Kubernetes publishes a new version of a volume."""
-    return path.name.startswith("..")
+    return name.startswith("..")
 
 
 async def _watch(
-    folders: list[Path],
-    is_wanted: Callable[[Path], bool],
-    changed: Callable[[], None],
-    stop: asyncio.Event,
-    recursive: bool = False,
+    folders: list[Path], is_wanted: Callable[[str], bool], changed: Callable[[], None], *, recursive: bool = False
 ) -> None:
     """Survives folders that vanish and come back. What changed before the watch was set is not lost: ``changed`` is
     called once it is, too.
     """
-    loop = asyncio.get_running_loop()
-    while not stop.is_set():
-        loop.call_soon(changed)  # runs after the first step of awatch, which sets the watch
+    while True:
         watched = _identities(folders)
         try:
-            async for changes in awatch(
-                *(folder for folder in folders if folder.is_dir()),
-                watch_filter=lambda _change, path: is_wanted(Path(path)),
-                debounce=DEBOUNCE_MS,
-                step=STEP_MS,
-                stop_event=stop,
-                recursive=recursive,
-                rust_timeout=int(RETRY_S * 1000),
-                yield_on_timeout=True,
-            ):
-                if changes:
-                    changed()
-                if _identities(folders) != watched:
-                    break  # a watch stays with the folder that was there, not with its name
+            with Folders(map(str, folders), recursive=recursive) as watch:
+                changed()
+                while not watch.is_outdated and _identities(folders) == watched:
+                    if await _burst(watch, is_wanted):
+                        changed()
         except OSError as exc:
             log.warning("cannot watch for changes: %s; SIGHUP still reloads, and watching is tried again", exc)
-        if not stop.is_set():
-            try:
-                async with asyncio.timeout(RETRY_S):
-                    await stop.wait()
-            except TimeoutError:
-                pass
+            await asyncio.sleep(RETRY_S)
+
+
+async def _burst(watch: Folders, is_wanted: Callable[[str], bool]) -> bool:
+    """Wait for a burst of changes to end, ``RETRY_S`` at most for one to begin; whether one of them is wanted."""
+    loop = asyncio.get_running_loop()
+    readable = asyncio.Event()
+    loop.add_reader(watch.descriptor, readable.set)
+    try:
+        async with asyncio.timeout(RETRY_S):
+            await readable.wait()
+    except TimeoutError:
+        return False
+    finally:
+        loop.remove_reader(watch.descriptor)
+    deadline = loop.time() + BURST_S
+    any_did, found = watch.take(is_wanted)
+    while any_did and loop.time() < deadline:
+        await asyncio.sleep(STEP_S)
+        any_did, more = watch.take(is_wanted)
+        found = found or more
+    return found
 
 
 def _identities(folders: list[Path]) -> list[tuple[int, int] | None]:

@@ -77,14 +77,16 @@ class ConnectionLimit:
 class Listener:
     """One listening address. ``cluster`` may be swapped at any time; connections that exist keep theirs."""
 
-    def __init__(self, plan: ListenerPlan, cluster: Cluster | None, limit: ConnectionLimit, throttle: Throttle) -> None:
+    def __init__(
+        self, plan: ListenerPlan, cluster: Cluster | None, limit: ConnectionLimit, throttle: Throttle, turns: Turns
+    ) -> None:
         self.plan = plan
         self.cluster = cluster
         self.stats = ListenerStats()
         self.http = HttpStats()
         self.connections: set[Connection] = set()
         self.handshakes: set[Acceptor] = set()
-        self.turns = Turns()
+        self.turns = turns
         self.idle = asyncio.Event()
         """Set while there are no connections, and none whose peers are being verified."""
         self.idle.set()

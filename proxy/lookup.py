@@ -17,17 +17,17 @@ from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import TypeVar
 
 import dns.exception
 import dns.name
 import dns.rdatatype
 
-from proxy.dnsquery import Address, Kind, Nameserver, Records, ResolutionError, ask, describe, sort_addresses
+from proxy.dnsquery import Records, ask, describe
+from proxy.resolution import Address, Answer, Clock, Kind, Nameserver, ResolutionError, sort_addresses
 
 log = logging.getLogger("koguma.dns")
 
-Clock = Callable[[], float]
 T = TypeVar("T")
 
 MIN_TTL_S = 1.0
@@ -44,15 +44,6 @@ MAX_NAMESERVERS = 8
 ROUNDS = 2
 
 LOOPBACK: tuple[Address, ...] = (IPv4Address("127.0.0.1"), IPv6Address("::1"))
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """IPv4 before IPv6, each sorted; never empty. ``ttl_s`` lies between ``MIN_TTL_S`` and ``MAX_TTL_S``."""
-
-    addresses: tuple[Address, ...]
-    ttl_s: float
-    source: Literal["hosts", "dns"]
 
 
 class _TextFile:

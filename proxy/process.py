@@ -18,13 +18,17 @@ import signal
 import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
+from importlib import import_module
+from itertools import islice
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from config import trustfiles, vipstate
 from config.created_trust import CreatedTrust
 from config.issuers import IdentityFiles
 from config.load import DataplaneLoader, Loaded, Loader
-from config.plan import Plan
+from config.plan import DnsTarget, Plan
 from config.planner import Health, Planned, Planner, ResourceState, Settings
 from config.problems import Problem
 from config.vips import Lease
@@ -35,24 +39,25 @@ from proxy.assembly import Settings as TrafficSettings
 from proxy.assembly import assemble
 from proxy.clock import wall_clock
 from proxy.collector import undisturbed
-from proxy.dns.records import Records
-from proxy.dns.server import DnsServer
-from proxy.dnsquery import show
 from proxy.exits import EXIT_CANNOT_START, EXIT_INVALID, EXIT_OK
 from proxy.extensions.host import ExtensionHost
 from proxy.extensions.registry import Registry
 from proxy.files import watch_files
-from proxy.lookup import Resolver
 from proxy.options import RunOptions
 from proxy.probes import Probes
 from proxy.reading import read_dataplane, read_leases, standard_input, wall_clock_s
+from proxy.resolution import show
 from proxy.runtime import Applied, Runtime
 from proxy.sockets import StartError
 from proxy.spire import SpireAgent, agent_address
 from proxy.stats import DnsStats, ReloadStats
 from proxy.tasks import spawn
 from proxy.throttle import Throttle
-from proxy.workers.supervisor import Fleet
+
+if TYPE_CHECKING:
+    from proxy.dns.server import DnsServer
+    from proxy.lookup import Resolver
+    from proxy.workers.supervisor import Fleet
 
 log = logging.getLogger("koguma.process")
 
@@ -94,12 +99,15 @@ class Process:
         self._reload_stats = ReloadStats()
         self._planned: Planned | None = None
         self._runtime: Runtime | Fleet | None = None
+        self._fleet: Fleet | None = None
+        """The same, where traffic is carried by workers."""
         self._admin: AdminServer | None = None
         self._dns_stats = DnsStats()
         self._dns: DnsServer | None = None
-        self._resolver = Resolver(options.names.upstreams or None, options.names.hosts_file, self._loop.time)
         self._throttle = Throttle(self._loop.time)
-        self._extensions = ExtensionHost(Registry(), lambda: self._reload_wanted.set(), self._resolver.nameservers)
+        self._extensions = ExtensionHost(
+            Registry(), lambda: self._reload_wanted.set(), lambda: self._resolver.nameservers()
+        )
         self._probes = Probes()
         self._agent = SpireAgent(agent_address(os.environ), lambda: self._reload_wanted.set())
         identity = options.sources.identity
@@ -225,7 +233,23 @@ class Process:
         )
 
     def _plan(self, snapshot: Snapshot) -> Planned:
-        return self._planner.plan(snapshot.resources, snapshot.dataplane, wall_clock())
+        planned = self._planner.plan(snapshot.resources, snapshot.dataplane, wall_clock())
+        if planned.plan is not None:
+            self._load_dns(planned.plan)
+        return planned
+
+    def _load_dns(self, plan: Plan) -> None:
+        """Many have no names to resolve or to serve, and do without these 2 MiB. They are loaded here, since that takes
+        50 ms, and a reload plans in a thread.
+        """
+        if self._serves_names(plan):
+            import_module("proxy.dns.server")
+        elif self._options.concurrency == 1 and "proxy.lookup" not in sys.modules and _has_names(plan):
+            import_module("proxy.lookup")
+
+    def _serves_names(self, plan: Plan) -> bool:
+        enabled = self._options.dns.enabled
+        return bool(plan.names) if enabled is None else enabled
 
     async def _start(self, planned: Planned) -> None:
         assert planned.plan is not None
@@ -263,19 +287,31 @@ class Process:
         )
         if options.concurrency == 1:
             return assemble(plan, settings)
-        return Fleet(settings, options.concurrency, options.log_level, options.log_format)
+        from proxy.workers.supervisor import Fleet  # here: most have one worker, which is this process
+
+        self._fleet = Fleet(settings, options.concurrency, options.log_level, options.log_format)
+        return self._fleet
+
+    @cached_property
+    def _resolver(self) -> Resolver:
+        names = self._options.names
+        from proxy.lookup import Resolver  # here: see _load_dns
+
+        return Resolver(names.upstreams or None, names.hosts_file, self._loop.time)
 
     async def _serve_names(self, plan: Plan) -> None:
         """Give the DNS server the names of the plan; start it once it is wanted. Raises :class:`StartError`."""
         options = self._options.dns
-        records = Records(plan.names)
-        is_wanted = len(records) > 0 if options.enabled is None else options.enabled
-        if self._dns is None and is_wanted:
+        if self._dns is None and not self._serves_names(plan):
+            return
+        from proxy.dns.records import Records  # here, since it is loaded by now: see _load_dns
+        from proxy.dns.server import DnsServer
+
+        if self._dns is None:
             server = DnsServer(self._resolver, self._dns_stats, self._throttle)
             await server.start(options.address, options.port, self._options.names.upstreams)
             self._dns = server
-        if self._dns is not None:
-            self._dns.records = records
+        self._dns.records = Records(plan.names)
 
     def _say_ready(self, planned: Planned) -> None:
         assert self._runtime is not None
@@ -381,8 +417,10 @@ class Process:
             self._say_rejected(planned, "what is wrong keeps its last good version, or is absent")
         else:
             self._report(planned.problems)
-        for name, reason in applied.failed.items():
+        for name, reason in islice(applied.failed.items(), MAX_LISTENERS_LOGGED):
             log.error("%s: %s", name, reason, extra={"event": "listener_failed", "listener": name})
+        if (more := len(applied.failed) - MAX_LISTENERS_LOGGED) > 0:
+            log.error("and %d more listeners that do not run", more, extra={"event": "listeners_failed", "more": more})
         logs.event(
             log,
             "reloaded",
@@ -452,14 +490,15 @@ class Process:
             utc_now=wall_clock,
             probes=self._probes.by_listener,
         )
-        if isinstance(runtime, Fleet):
-            context.workers, context.refresh, context.memory = runtime.stats, runtime.refresh, runtime.memory
+        if self._fleet is not None:
+            fleet = self._fleet
+            context.workers, context.refresh, context.memory = fleet.stats, fleet.refresh, fleet.memory
         return context
 
     def _server_state(self) -> str:
         if self._failing_health:
             return "DRAINING"
-        if self._state == "LIVE" and isinstance(self._runtime, Fleet) and not self._runtime.is_serving:
+        if self._state == "LIVE" and self._fleet is not None and not self._fleet.is_serving:
             return "INITIALIZING"
         return self._state
 
@@ -471,8 +510,8 @@ class Process:
 
     async def set_levels(self, levels: Mapping[str, int]) -> None:
         logs.set_levels(levels)
-        if isinstance(self._runtime, Fleet):
-            await self._runtime.set_levels(levels)
+        if self._fleet is not None:
+            await self._fleet.set_levels(levels)
 
     async def drain_listeners(self, *, inbound_only: bool, graceful: bool, skip_exit: bool) -> None:
         """``graceful``: connections have the drain time; ``skip_exit``: the ports stay open all the same."""
@@ -525,8 +564,8 @@ class Process:
     def _stop(self) -> None:
         if self._stopping.is_set():
             log.warning("second signal: leaving at once")
-            if isinstance(self._runtime, Fleet):
-                self._runtime.kill()
+            if self._fleet is not None:
+                self._fleet.kill()
             os._exit(EXIT_OK)
         self._stopping.set()
 
@@ -553,6 +592,13 @@ class Process:
             await self._admin.close()
         if self._dns is not None:
             await self._dns.close()
+
+
+def _has_names(plan: Plan) -> bool:
+    """Whether an endpoint has a name, that is to be resolved."""
+    return any(
+        isinstance(endpoint.target, DnsTarget) for cluster in plan.clusters.values() for endpoint in cluster.endpoints
+    )
 
 
 def _created_row(created: CreatedTrust) -> dict[str, object]:

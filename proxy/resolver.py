@@ -1,6 +1,5 @@
 """Names and their addresses, kept fresh: refresh at the TTL, keep the last good answer while DNS fails, tell
-only of changes. What the rest of the proxy needs of names is imported from here; ``lookup`` answers once,
-and ``dnsquery`` asks one server.
+only of changes. ``lookup`` answers once, and ``dnsquery`` asks one server.
 
 A watch is idle (a timer is set) or refreshing (a task runs); each refresh sets the next timer before it tells
 anybody, so that a listener's fault cannot end the watch. Unlike Envoy, an empty or NXDOMAIN answer counts as
@@ -16,21 +15,8 @@ from dataclasses import dataclass, field
 from random import Random
 from typing import Protocol
 
-from proxy.dnsquery import Address, Kind, Nameserver, ResolutionError
-from proxy.lookup import Answer, Clock, HostsFile, Resolver
+from proxy.resolution import Address, Answer, Clock, ResolutionError
 from proxy.tasks import spawn
-
-__all__ = [
-    "Address",
-    "Answer",
-    "HostsFile",
-    "Kind",
-    "NameWatch",
-    "Nameserver",
-    "ResolutionError",
-    "Resolver",
-    "ResolverPool",
-]
 
 log = logging.getLogger("koguma.dns")
 

@@ -105,8 +105,9 @@ class Runtime:
                     await self._leave(self.listeners.pop(part.name))
 
     async def _listen(self, part: ListenerPlan) -> None:
-        listener = Listener(part, self.clusters.get(part.cluster), self.limit, self._services.throttle)
-        listener.access_log = self._services.access_log
+        services = self._services
+        listener = Listener(part, self.clusters.get(part.cluster), self.limit, services.throttle, services.turns)
+        listener.access_log = services.access_log
         listener.shares_port = self._shares_ports
         listener.owner_of = lambda destination: self._owner_of(part.direction, destination)
         if part.is_door:

@@ -5,6 +5,10 @@ from __future__ import annotations
 import resource
 
 import pytest
+from hypothesis import settings
+
+settings.register_profile("any machine", deadline=None)  # one that others use takes longer, now and then
+settings.load_profile("any machine")
 
 
 @pytest.fixture(scope="session", autouse=True)

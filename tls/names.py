@@ -18,7 +18,6 @@ certificate that holds a malformed name is refused whole, since two readers may 
 
 from __future__ import annotations
 
-import difflib
 import ipaddress
 import re
 import warnings
@@ -116,6 +115,8 @@ def find_match(names: CertificateNames, matchers: Iterable[SanMatcher]) -> Match
 
 def nearest_miss(names: CertificateNames, matchers: Iterable[SanMatcher]) -> str | None:
     """The presented name most like an expected one, for people to compare; ``None`` when nothing is alike."""
+    import difflib  # here: few verdicts are about names that nearly match
+
     presented = names.texts[:MAX_NAMES_COMPARED_FOR_NEAREST]
     best: tuple[float, str] | None = None
     for matcher in matchers:

@@ -27,6 +27,8 @@ from config.resources.dataplane import SERVICE_TAG, Dataplane
 from config.resources.meta import DISPLAY_NAME_LABEL, MESH_LABEL, NAMESPACE_LABEL, ZONE_LABEL, Meta
 
 ANY_TAG_VALUE = "*"
+MAX_TERMS_KEPT = 4096
+"""What different services may be told while policies stay the same, before what nobody is told any more is dropped."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -80,10 +82,12 @@ NO_TERMS = Terms()
 class PolicyBook:
     def __init__(self) -> None:
         self._entries: dict[int, tuple[Document, tuple[Entry, ...]]] = {}
-        self._terms: dict[tuple[Entry, ...], Terms] = {}
+        self._last: Selection | None = None
 
     def selection(self, documents: Iterable[Document], dataplane: Dataplane) -> Selection:
-        """``documents``: those that hold the good policies, of any mesh and for any proxy."""
+        """``documents``: those that hold the good policies, of any mesh and for any proxy. The same object as before,
+        unless what concerns the Dataplane has changed.
+        """
         known, self._entries = self._entries, {}
         chosen: list[Entry] = []
         for document in documents:
@@ -92,9 +96,10 @@ class PolicyBook:
             policy = document.resource
             if isinstance(policy, Policy) and policy.mesh == dataplane.mesh and is_for(policy, dataplane):
                 chosen += kept[1]
-        selection = Selection(dataplane.mesh, chosen, self._terms)
-        self._terms = selection.used
-        return selection
+        last = self._last
+        if last is None or last.mesh != dataplane.mesh or last.chosen != chosen or len(last.used) > MAX_TERMS_KEPT:
+            last = self._last = Selection(dataplane.mesh, chosen, last.used if last is not None else {})
+        return last
 
 
 def _entries(document: Document) -> tuple[Entry, ...]:
@@ -108,8 +113,9 @@ def _entries(document: Document) -> tuple[Entry, ...]:
 class Selection:
     """The entries for one Dataplane, which is of ``mesh``."""
 
-    def __init__(self, mesh: str, entries: Iterable[Entry], known: Mapping[tuple[Entry, ...], Terms]) -> None:
+    def __init__(self, mesh: str, entries: list[Entry], known: Mapping[tuple[Entry, ...], Terms]) -> None:
         self.mesh = mesh
+        self.chosen = entries
         self._known = known
         self.used: dict[tuple[Entry, ...], Terms] = {}
         self._rank: dict[Entry, int] = {}

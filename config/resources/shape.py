@@ -17,7 +17,6 @@ import re
 from collections.abc import Iterable, Mapping
 from copy import deepcopy
 from dataclasses import dataclass
-from difflib import get_close_matches
 from enum import StrEnum
 from types import NoneType, UnionType
 from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
@@ -205,6 +204,8 @@ REQUIRED = "in body is required"
 
 
 def unknown_field(name: str, known: Iterable[str]) -> str:
+    from difflib import get_close_matches  # here: few documents have mistakes
+
     near = get_close_matches(name, list(known), n=1)
     return f'unknown field; did you mean "{near[0]}"?' if near else "unknown field"
 

@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from inspect import isawaitable
 
-from proxy.admin import certs, dump, page, process, prometheus, stats, topology
+from proxy.admin import certs, dump, process, prometheus, stats, topology
 from proxy.admin.context import AdminContext
 from proxy.admin.http import Refusal, Request, Response, text
 
@@ -23,6 +23,12 @@ class Route:
     """Shows what runs: numbers of all workers are asked for first."""
 
 
+async def _page(context: AdminContext, request: Request) -> Response:
+    from proxy.admin import page  # here: machines never ask for it, and HTML's entities take half a megabyte
+
+    return await page.view(context, request)
+
+
 def _help(context: AdminContext, request: Request) -> Response:
     return text(f"admin commands are:\n{_commands()}")
 
@@ -34,7 +40,7 @@ def _stats(context: AdminContext, request: Request) -> Response:
 
 
 ROUTES: dict[str, Route] = {
-    "/": Route(page.view, "status page"),
+    "/": Route(_page, "status page"),
     "/certs": Route(certs.view, "print certs on machine"),
     "/clusters": Route(topology.clusters, "upstream cluster status (format=text|json, filter=REGEX)"),
     "/config_dump": Route(dump.view, "dump the plan that runs, without secrets (resource=SECTION)"),

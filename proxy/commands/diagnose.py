@@ -23,7 +23,6 @@ from proxy.clock import wall_clock
 from proxy.cluster import resolved_endpoints
 from proxy.dial import Dialer
 from proxy.dialled import Dialled
-from proxy.dnsquery import Address, ResolutionError
 from proxy.exits import EXIT_INVALID, EXIT_OK, EXIT_USAGE
 from proxy.extensions.host import ExtensionHost
 from proxy.extensions.registry import Registry
@@ -31,6 +30,7 @@ from proxy.lookup import Resolver
 from proxy.options import Names, Sources
 from proxy.reading import read
 from proxy.relay import ByteTransport
+from proxy.resolution import Address, ResolutionError
 from tls.handshake import Established, Refused
 from tls.material import CertificateFacts, describe_certificate
 from tls.verdict import Phase, Verdict, classify, unresolved

@@ -8,10 +8,10 @@ from dataclasses import replace
 
 from config import vipstate
 from config.plan import NamePlan
-from proxy.dnsquery import show
 from proxy.exits import EXIT_CANNOT_START, EXIT_INVALID, EXIT_OK, EXIT_USAGE
 from proxy.options import Dns, Sources, VirtualIps
 from proxy.reading import read_all
+from proxy.resolution import show
 
 Snippet = Callable[[Dns, Sequence[str]], str]
 

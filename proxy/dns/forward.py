@@ -36,8 +36,9 @@ from proxy.dns.message import (
     pack_reply,
 )
 from proxy.dns.records import choose, pack_addresses
-from proxy.dnsquery import Address, Kind, Nameserver, ResolutionError, describe, exchange, show
-from proxy.lookup import HOSTS_TTL_S, LOOPBACK, Clock, Resolver, ask_in_turn, is_localhost
+from proxy.dnsquery import describe, exchange
+from proxy.lookup import HOSTS_TTL_S, LOOPBACK, Resolver, ask_in_turn, is_localhost
+from proxy.resolution import Address, Clock, Kind, Nameserver, ResolutionError, show
 from proxy.sockets import StartError
 from proxy.stats import DnsStats
 from proxy.tasks import spawn

@@ -22,7 +22,7 @@ from dns.rdatatype import RdataType
 
 from config.plan import MESH_DOMAIN, NamePlan
 from proxy.dns.message import HEADER, Packed, name_to_text, name_to_wire, no_data, no_such_name, pack_records
-from proxy.dnsquery import Address
+from proxy.resolution import Address
 
 MAX_RECORDS = 128
 """Addresses of a name and family, or names of an address, in one answer; a message holds as many."""

@@ -21,8 +21,8 @@ from typing import Any, cast
 from proxy.dns.forward import Forwarder, refuse_loop
 from proxy.dns.message import MAX_QUERY_BYTES, Ignored, Packed, Query, Refused, is_truncated, parse, reply
 from proxy.dns.records import Records
-from proxy.dnsquery import Nameserver, show
 from proxy.lookup import Resolver
+from proxy.resolution import Nameserver, show
 from proxy.sockets import StartError, bind, reason
 from proxy.stats import DnsStats
 from proxy.throttle import Throttle

@@ -12,15 +12,26 @@ Two forms of answer are read: Kuma's, ``{"endpoints": [{"address": ..., "port": 
 and that of Prometheus' HTTP service discovery, ``[{"targets": ["host:port", ...], "labels": {...}}]``, so that what
 feeds Prometheus can feed this. ``https`` is verified against the system's CAs. Whatever else is answered is a failure:
 what was known last stays.
+
+``urllib`` blocks, so each request has a thread; only so many requests are under way, and one at a time for a service. A
+thread ends by itself: every wait for the server, be it for one byte, is cut to what is left of the whole request's
+time. Only how long a host's name may take is up to the system's resolver.
 """
 
 from __future__ import annotations
 
 import asyncio
+import http.client
+import io
 import json
 import re
+import socket
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from contextlib import ExitStack, closing
+from functools import partial
+from threading import Thread
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -29,13 +40,21 @@ from proxy.options import duration
 
 DEFAULT_INTERVAL = "30s"
 MIN_INTERVAL_S = 1.0
-TIMEOUT_S = 5.0
+TRY_TIMEOUT_S = 5.0
+"""Each wait for the server."""
+TOTAL_TIMEOUT_S = 10.0
+"""One request, with the redirects that it follows."""
 MAX_ANSWER_BYTES = 1024 * 1024
+MAX_REQUESTS = 32
+"""At a time, of all services."""
 
 _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 
 
 class HttpDiscovery:
+    def __init__(self) -> None:
+        self._slots = asyncio.Semaphore(MAX_REQUESTS)
+
     def validate(self, config: Any) -> Iterator[str]:
         if not isinstance(config, dict):
             yield "must be an object with a url"
@@ -62,9 +81,10 @@ class HttpDiscovery:
         request = urllib.request.Request(
             config["url"], headers={"Accept": "application/json"} | config.get("headers", {})
         )
+        clock = asyncio.get_running_loop().time
         while True:
-            async with asyncio.timeout(2 * TIMEOUT_S):
-                answer = await asyncio.to_thread(_get, request)
+            async with self._slots:
+                answer = await _in_thread(lambda: _get(request, _Deadline(clock)))
             endpoints, tls = parse_answer(answer)
             context.publish(endpoints, tls if tls is not None else config.get("tls"))
             await asyncio.sleep(interval_s)
@@ -84,22 +104,122 @@ def _is_header(name: object, value: object) -> bool:
     )
 
 
-def _get(request: urllib.request.Request) -> bytes:
+async def _in_thread(ask: Callable[[], bytes]) -> bytes:
+    """As ``asyncio.to_thread``, but in a thread that nobody waits for: not the next request, nor the process's end."""
+    answer: Future[bytes] = Future()
+
+    def run() -> None:
+        answer.set_running_or_notify_cancel()
+        try:
+            answer.set_result(ask())
+        except Exception as exc:
+            answer.set_exception(exc)
+
+    Thread(target=run, name="extension http: request", daemon=True).start()
+    return await asyncio.wrap_future(answer)
+
+
+class _Deadline:
+    """When a request must be over."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._deadline = clock() + TOTAL_TIMEOUT_S
+
+    def wait_s(self) -> float:
+        """How long the next wait may be. Raises ``TimeoutError`` when the time is up."""
+        left_s = self._deadline - self._clock()
+        if left_s <= 0:
+            raise TimeoutError(f"no whole answer within {TOTAL_TIMEOUT_S:g} s")
+        return min(TRY_TIMEOUT_S, left_s)
+
+
+class _Incoming(io.RawIOBase):
+    """What a socket receives until the deadline."""
+
+    def __init__(self, sock: socket.socket, deadline: _Deadline) -> None:
+        self._sock = sock
+        self._raw = sock.makefile("rb", buffering=0)
+        self._deadline = deadline
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int | None:
+        self._sock.settimeout(self._deadline.wait_s())
+        return self._raw.readinto(buffer)
+
+    def close(self) -> None:
+        self._raw.close()
+        super().close()
+
+
+class _Response(http.client.HTTPResponse):
+    """Comes before the deadline, and is not read beyond the limit, as ``urllib`` does before it follows a redirect."""
+
+    def __init__(self, deadline: _Deadline, sock: socket.socket, **options: Any) -> None:
+        super().__init__(sock, **options)
+        self.fp.close()
+        self.fp = io.BufferedReader(_Incoming(sock, deadline))
+
+    def read(self, amt: int | None = None) -> bytes:
+        return super().read(MAX_ANSWER_BYTES + 1 if amt is None else amt)
+
+
+class _Handler(urllib.request.HTTPHandler, urllib.request.HTTPSHandler):
+    """Of one request, with all that it is redirected to. ``opened`` takes what is to be closed in the end."""
+
+    def __init__(self, deadline: _Deadline, opened: ExitStack) -> None:
+        super().__init__()
+        self._deadline = deadline
+        self._opened = opened
+
+    def http_open(self, request: urllib.request.Request) -> http.client.HTTPResponse:
+        return self.do_open(partial(self._timely, http.client.HTTPConnection), request)
+
+    def https_open(self, request: urllib.request.Request) -> http.client.HTTPResponse:
+        return self.do_open(partial(self._timely, http.client.HTTPSConnection), request)
+
+    def _timely(self, kind: type[http.client.HTTPConnection], host: str, **options: Any) -> http.client.HTTPConnection:
+        connection = kind(host, **options)
+        connection._create_connection = self._connected  # type: ignore[attr-defined]
+        connection.response_class = self._response  # type: ignore[assignment]
+        return connection
+
+    def _response(self, sock: socket.socket, **options: Any) -> _Response:
+        return self._opened.enter_context(closing(_Response(self._deadline, sock, **options)))
+
+    def _connected(self, address: tuple[str, int], *_: object) -> socket.socket:
+        """As ``socket.create_connection``, which would give each address of the host the whole time."""
+        fault = OSError(f"{address[0]} has no address")
+        for family, kind, protocol, _name, where in socket.getaddrinfo(*address, type=socket.SOCK_STREAM):
+            sock = socket.socket(family, kind, protocol)
+            try:
+                sock.settimeout(self._deadline.wait_s())
+                sock.connect(where)
+                sock.settimeout(self._deadline.wait_s())  # for the handshake of TLS
+                return sock
+            except OSError as exc:
+                sock.close()
+                fault = exc
+        raise fault
+
+
+def _get(request: urllib.request.Request, deadline: _Deadline) -> bytes:
     """Raises ``OSError`` and ``http.client.HTTPException``."""
     opener = urllib.request.OpenerDirector()  # with nothing but HTTP: a redirect must not lead to a file
-    for handler in (
-        urllib.request.ProxyHandler,
-        urllib.request.HTTPHandler,
-        urllib.request.HTTPSHandler,
-        urllib.request.HTTPRedirectHandler,
-        urllib.request.HTTPDefaultErrorHandler,
-        urllib.request.HTTPErrorProcessor,
-        urllib.request.UnknownHandler,
-    ):
-        opener.add_handler(handler())
-    response = opener.open(request, timeout=TIMEOUT_S)
-    assert response is not None
-    with response:
+    with ExitStack() as opened:
+        for handler in (
+            urllib.request.ProxyHandler(),
+            _Handler(deadline, opened),
+            urllib.request.HTTPRedirectHandler(),
+            urllib.request.HTTPDefaultErrorHandler(),
+            urllib.request.HTTPErrorProcessor(),
+            urllib.request.UnknownHandler(),
+        ):
+            opener.add_handler(handler)
+        response = opener.open(request)
+        assert response is not None
         data: bytes = response.read(MAX_ANSWER_BYTES + 1)
     if len(data) > MAX_ANSWER_BYTES:
         raise ValueError(f"the answer is larger than {MAX_ANSWER_BYTES} bytes")

@@ -24,9 +24,10 @@ import dns.name
 import dns.rcode
 import dns.rdatatype
 
-from proxy.dnsquery import Kind, Nameserver, ResolutionError, describe, exchange
+from proxy.dnsquery import describe, exchange
 from proxy.extensions.api import Context
 from proxy.lookup import ask_in_turn
+from proxy.resolution import Kind, Nameserver, ResolutionError
 
 MIN_TTL_S = 5.0
 MAX_TTL_S = 300.0

@@ -7,6 +7,9 @@ loop begins a bounded number of them, and whoever else has something to do waits
 A turn goes round among those who wait, a few requests for each. What has been received is worked through ahead of the
 requests that wait to be sent on, so that one that is reset at once costs an endpoint nothing. What a client can make
 wait is one read: its connection is not read from meanwhile.
+
+All listeners of a process share the turns: a burst at each of a hundred services is as long for everybody else as a
+hundred at one.
 """
 
 from __future__ import annotations
@@ -15,7 +18,7 @@ import asyncio
 from typing import Protocol
 
 MAX_REQUESTS_PER_TURN = 32
-"""Of all clients of a listener: those that begin at once, and likewise those that have waited."""
+"""Of all clients of all listeners: those that begin at once, and likewise those that have waited."""
 MAX_REQUESTS_AT_A_TIME = 8
 """Of one of them, before it is the next one's turn."""
 HALF_SPENT = MAX_REQUESTS_PER_TURN // 2
@@ -29,7 +32,7 @@ class Waiting(Protocol):
 
 
 class Turns:
-    """Of one listener. ``left``: how many requests may still begin at once. Who takes the one at ``HALF_SPENT`` has it
+    """Of a process. ``left``: how many requests may still begin at once. Who takes the one at ``HALF_SPENT`` has it
     filled up in the next turn (:meth:`go_round`): who sends a few requests at a time never has to wait.
     """
 

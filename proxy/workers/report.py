@@ -15,9 +15,9 @@ from typing import TypeVar
 
 from proxy.balance import Endpoint, EndpointKey, SocketAddress
 from proxy.cluster import Cluster
-from proxy.dnsquery import Address
 from proxy.listener import Listener
 from proxy.memory import Memory, memory_held
+from proxy.resolution import Address
 from proxy.runtime import Runtime
 from proxy.stats import ClusterStats, HttpStats, ListenerStats, Stats
 from tls.material import CertificateFacts

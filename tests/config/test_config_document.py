@@ -16,6 +16,7 @@ from config.document import (
     MAX_DEPTH,
     MAX_FAULTS,
     MAX_NODES,
+    Fault,
     Parsed,
     Path,
     format_path,
@@ -30,7 +31,8 @@ def parser(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> N
     """Everything holds with either of PyYAML's parsers."""
     if request.param == "c" and not yaml.__with_libyaml__:
         pytest.skip("no libyaml")
-    monkeypatch.setattr(document, "_PARSER", yaml.CSafeLoader if request.param == "c" else yaml.SafeLoader)
+    chosen = yaml.CSafeLoader if request.param == "c" else yaml.SafeLoader
+    monkeypatch.setattr(document, "_parser", lambda: chosen)
 
 
 def value_of(text: str) -> object:
@@ -165,15 +167,42 @@ def test_aliases_cannot_nest_without_end() -> None:
     assert faults_of("\n".join(rows)) == [(MAX_DEPTH, f"nested deeper than {MAX_DEPTH} levels")]
 
 
+TOO_MANY = f"more than {MAX_FAULTS} errors: the rest is not read"
+
+
 def test_many_syntax_errors_end_the_reading() -> None:
-    parsed = parse(b"---\n[\n" * 500)
+    parsed = parse(b"[\n---\n" * MAX_FAULTS + b"a: 1\n")
+    assert len(parsed.faults) == MAX_FAULTS
+    assert [one.value for one in parsed.documents] == [{"a": 1}]
+    parsed = parse(b"[\n---\n" * (MAX_FAULTS + 50) + b"a: 1\n")
     assert len(parsed.faults) == MAX_FAULTS + 1
-    assert parsed.faults[-1].message == "too many errors: the rest is not read"
+    assert parsed.faults[-1].message == TOO_MANY
+    assert parsed.documents == ()
 
 
 def test_of_the_faults_of_a_document_so_many_are_reported() -> None:
-    (document,) = parse(b"- !t x\n" * (MAX_FAULTS + 50)).documents
-    assert [fault.line for fault in document.faults] == list(range(1, MAX_FAULTS + 1))
+    text = b"list:\n" + b"- !t x\n" * (MAX_FAULTS + 50) + b"name: a\n---\na: 1\n"
+    parsed = parse(text)
+    (document,) = parsed.documents
+    assert [fault.line for fault in document.faults] == list(range(2, MAX_FAULTS + 2))
+    assert parsed.faults == (Fault(MAX_FAULTS + 2, "", TOO_MANY),)
+    assert isinstance(document.value, dict)
+    assert document.value["name"] == "a", "it is read to its end, to be named"
+
+
+def test_the_faults_of_all_documents_of_a_file_count_together() -> None:
+    """No document with a fault is taken for a good one because there are no more to give."""
+    each = b"a: !t 1\nb: !t 2\n---\n"
+    parsed = parse(each * (MAX_FAULTS // 2) + b"a: 1\n---\n" + each + b"a: 2\n")
+    assert sum(len(one.faults) for one in parsed.documents) == MAX_FAULTS
+    assert [one.value for one in parsed.documents if not one.faults] == [{"a": 1}]
+    assert parsed.faults == (Fault(MAX_FAULTS // 2 * 3 + 3, "", TOO_MANY),)
+    parsed = parse(each + b"[\n---\n" * (MAX_FAULTS - 2) + b"a: 1\n")
+    assert len(parsed.faults) == MAX_FAULTS - 2, "no more than there may be"
+    assert len(parsed.documents) == 2
+    parsed = parse(each + b"[\n---\n" * (MAX_FAULTS - 1) + b"a: 1\n")
+    assert parsed.faults[-1].message == TOO_MANY
+    assert len(parsed.documents) == 1
 
 
 def test_the_largest_and_the_deepest_are_taken(monkeypatch: pytest.MonkeyPatch) -> None:

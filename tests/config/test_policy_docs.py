@@ -9,10 +9,10 @@ import pytest
 
 from config.document import format_path
 from config.policies.policy import Policy
-from config.resources.registry import KINDS
+from config.resources.registry import KINDS, model_of
 
 PAGE = (Path(__file__).parents[2] / "docs" / "policies.md").read_text()
-POLICIES = [kind for kind in KINDS.values() if issubclass(kind, Policy)]
+POLICIES = [kind for kind in map(model_of, KINDS) if issubclass(kind, Policy)]
 
 
 def rows(kind: str) -> dict[str, str]:

@@ -19,7 +19,7 @@ from types import FrameType
 import pytest
 import yaml
 
-from config.load import Loaded, load_dataplane, load_resources
+from config.load import Loaded, Loader, load_dataplane, load_resources
 from config.planner import Planner, Settings
 from config.resources import Dataplane
 from config.vips import parse_pools
@@ -125,3 +125,33 @@ def test_ten_thousand_services_are_one_file(tmp_path: Path) -> None:
     assert len(loaded.documents) == MANY
     last, before = loaded.documents[-1], (MANY - 1) * (text.count("\n") + 1)
     assert (last.line, last.line_of("spec.match")) == (before + 1, before + text.partition("match")[0].count("\n") + 1)
+
+
+def test_one_change_among_many(tmp_path: Path) -> None:
+    """What did not change is not looked at again: not compiled, not named, not searched for, not bound anew."""
+    for number in range(FEW):
+        (tmp_path / f"{number}.yaml").write_text(json.dumps(service(number)))
+    (tmp_path / "dp.yml").write_text(
+        yamlkit.render(yamlkit.dataplane([yamlkit.outbound(10000 + number, f"s{number}") for number in range(FEW)]))
+    )
+    dataplane = load_dataplane(tmp_path / "dp.yml", {})
+    (tmp_path / "dp.yml").unlink()
+    loader, planner = Loader(lambda: float("inf")), Planner(Settings(os.environ))
+    before = planner.plan(loader.load([tmp_path]), dataplane, NOW).plan
+    planner.plan(loader.load([tmp_path]), dataplane, NOW)
+    (tmp_path / "7.yaml").write_text(json.dumps(service(7)).replace("10.0.7.1", "10.9.9.9"))
+    with counting() as reading:
+        loaded = loader.load([tmp_path])
+    with counting() as planning:
+        after = planner.plan(loaded, dataplane, NOW).plan
+    assert before is not None
+    assert after is not None
+    assert len(after.listeners) == len(after.clusters) == FEW
+    assert [name for name in after.clusters if after.clusters[name] is not before.clusters[name]] == [
+        yamlkit.kri("s7", 443)
+    ]
+    assert all(after.listeners[name] is before.listeners[name] for name in before.listeners)
+    assert (planning["ServiceCompiler.compile"], planning["_outbound"], planning["_Services.meant"]) == (1, 1, 0)
+    assert planning["Naming._claim"] == 0
+    assert cost(reading) <= 30, breakdown(reading)
+    assert cost(planning) <= 30, breakdown(planning)

@@ -7,7 +7,6 @@ from __future__ import annotations
 import json
 import socket
 import ssl
-import threading
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -324,41 +323,6 @@ def test_an_egress_of_another_ca_is_refused(zone: Zone) -> None:
             assert client.gets_nowhere(sidecar.port("app"))
             (verdict,) = sidecar.verdicts("app")
             assert verdict["cause"] == "untrusted_issuer"
-
-
-def test_egresses_are_restarted_under_load(zone: Zone) -> None:
-    """One after the other: the other carries on, and no request is lost."""
-    with Origin(always(ok(b"hello"))) as origin:
-        zone.service("app", [origin.endpoint], protocol="http")
-        first, second = zone.egress(), zone.egress()
-        second.start()
-        try:
-            with first, zone.sidecar("web", "app") as sidecar:
-                statuses: list[int] = []
-                enough = threading.Event()
-
-                def load() -> None:
-                    with Wire(sidecar.port("app")) as wire:
-                        while not enough.is_set():
-                            statuses.append(wire.get("/").status)
-
-                thread = threading.Thread(target=load, daemon=True)
-                thread.start()
-                poll.until(lambda: len(statuses) > 50, "traffic")
-                second.terminate()
-                assert second.wait_for_exit() == 0
-                second.program.close()
-                seen = len(statuses)
-                poll.until(lambda: len(statuses) > seen + 50, "traffic through the other")
-                second.launch()
-                second.wait_for_event("ready")
-                seen = len(statuses)
-                poll.until(lambda: len(statuses) > seen + 50, "more traffic")
-                enough.set()
-                thread.join(10)
-                assert set(statuses) == {200}
-        finally:
-            second.program.close()
 
 
 # Usage

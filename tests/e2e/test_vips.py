@@ -152,7 +152,8 @@ def starting(koguma: Koguma, *more: str) -> tuple[int, str]:
     koguma.write_dataplane()
     finished = run_to_end(*koguma.command[len(KOGUMA) :], *more, cwd=koguma.directory)
     assert "Traceback" not in finished.output
-    return finished.exit_code, finished.stderr.splitlines()[-1]
+    (said,) = [line for line in finished.stderr.splitlines() if line.startswith("koguma")]
+    return finished.exit_code, said
 
 
 def test_a_state_directory_that_cannot_be(tmp_path: Path) -> None:

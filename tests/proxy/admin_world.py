@@ -32,7 +32,8 @@ from proxy.admin.server import AdminServer
 from proxy.cluster import Services
 from proxy.dial import Dialer
 from proxy.listener import ConnectionLimit
-from proxy.resolver import Answer, Kind, ResolutionError, ResolverPool
+from proxy.resolution import Answer, Kind, ResolutionError
+from proxy.resolver import ResolverPool
 from proxy.runtime import Runtime
 from proxy.stats import ReloadStats
 from proxy.throttle import Throttle

@@ -62,7 +62,7 @@ async def proxied(
     shared = services()
     cluster = Cluster(cluster_plan([endpoint], protocol=protocol, tls=policy), shared)
     cluster.start()
-    listener = Listener(listener_plan(protocol=protocol), cluster, ConnectionLimit(100), shared.throttle)
+    listener = Listener(listener_plan(protocol=protocol), cluster, ConnectionLimit(100), shared.throttle, shared.turns)
     listener.open()
     await listener.start()
     try:

@@ -17,8 +17,8 @@ import dns.rrset
 from config.plan import NamePlan
 from proxy.dns.records import Records
 from proxy.dns.server import DnsServer
-from proxy.dnsquery import Nameserver
 from proxy.lookup import Resolver
+from proxy.resolution import Nameserver
 from proxy.stats import DnsStats
 from proxy.throttle import Throttle
 from tests.kit.ports import free_port

@@ -31,11 +31,10 @@ from config.plan import (
 )
 from proxy.cluster import Cluster, Services
 from proxy.dial import Dialer
-from proxy.dnsquery import Kind, ResolutionError
 from proxy.listener import ConnectionLimit, Listener
-from proxy.lookup import Answer
 from proxy.outcome import Outcome
 from proxy.relay import Downstream
+from proxy.resolution import Answer, Kind, ResolutionError
 from proxy.resolver import ResolverPool
 from proxy.throttle import Throttle
 from tests.kit import poll
@@ -187,7 +186,7 @@ class Rig:
             self.cluster = Cluster(cluster_plan(endpoints, protocol=protocol, **more), self.services)
             self.cluster.start()
             plan = listener_plan(access=access, protocol=protocol)
-            self.listener = Listener(plan, self.cluster, self.limit, self.services.throttle)
+            self.listener = Listener(plan, self.cluster, self.limit, self.services.throttle, self.services.turns)
             closed = self.listener.closed
 
             def note(connection: Downstream) -> None:

@@ -6,11 +6,12 @@ from __future__ import annotations
 
 import asyncio
 import json
+import socket
 import sys
 import threading
 import time
 import urllib.request
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -36,7 +37,10 @@ from tests.kit import poll, yamlkit
 from tests.kit.ca import Authority
 from tests.kit.dns import DnsServer
 from tests.kit.koguma import SOURCE_ROOT
-from tests.kit.origins import Conversation, Origin, always, by_connection, ok
+from tests.kit.origins import Conversation, Origin, Script, always, by_connection, ok
+from tests.kit.peers import server_tls
+from tests.kit.ports import free_port
+from tests.kit.rawhttp import Message
 from tests.proxy.rig import LoopThread
 
 A: Key = ("MeshExternalService", "default", "a", "")
@@ -520,9 +524,14 @@ def test_endpoints_over_http(one_loop: LoopThread, monkeypatch: pytest.MonkeyPat
         poll.until(lambda: hosted.host.supplied(A) == wanted, "the third answer")
 
 
+def get_from(origin: Origin, clock: Callable[[], float] = lambda: 0.0, *, scheme: str = "http") -> bytes:
+    request = urllib.request.Request(f"{scheme}://127.0.0.1:{origin.endpoint['port']}/")
+    return extension_http._get(request, extension_http._Deadline(clock))
+
+
 def test_an_answer_over_http_is_read_up_to_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(extension_http, "MAX_ANSWER_BYTES", 1000)
-    monkeypatch.setattr(extension_http, "TIMEOUT_S", 1.0)
+    monkeypatch.setattr(extension_http, "TRY_TIMEOUT_S", 1.0)
 
     def endless(one: Conversation) -> None:
         one.request()
@@ -530,11 +539,145 @@ def test_an_answer_over_http_is_read_up_to_a_limit(monkeypatch: pytest.MonkeyPat
         one.read_to_end()
 
     with Origin(by_connection(always(ok(bytes(1000))), always(ok(bytes(1001))), endless)) as origin:
-        request = urllib.request.Request(f"http://127.0.0.1:{origin.endpoint['port']}/")
-        assert extension_http._get(request) == bytes(1000)
+        assert get_from(origin) == bytes(1000)
         for _ in ("one byte more", "without end: what comes behind that byte is not waited for"):
             with pytest.raises(ValueError, match="the answer is larger than 1000 bytes"):
-                extension_http._get(request)
+                get_from(origin)
+
+
+def test_an_answer_that_redirects_is_read_up_to_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(extension_http, "MAX_ANSWER_BYTES", 1000)
+
+    def leads_away(one: Conversation) -> None:
+        one.request()
+        one.send(b"HTTP/1.1 302 Found\r\nlocation: /there\r\ncontent-length: 1000000000000\r\n\r\n" + bytes(1001))
+        one.read_to_end()
+
+    with Origin(by_connection(leads_away, always(ok(b"[]")))) as origin:
+        assert get_from(origin) == b"[]"
+        assert origin.last.head.startswith(b"GET /there ")
+
+
+class Ticking:
+    """A clock that each look moves on by a second."""
+
+    def __init__(self) -> None:
+        self.looks = 0
+
+    def __call__(self) -> float:
+        self.looks += 1
+        return float(self.looks)
+
+
+DRIBBLES = {
+    "status": b"",
+    "fields": b"HTTP/1.1 200 OK\r\nx: ",
+    "body": b"HTTP/1.1 200 OK\r\ncontent-length: 100000\r\n\r\n",
+    "chunks": b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\nfffff\r\n",
+    "redirect": b"HTTP/1.1 302 Found\r\nlocation: /\r\ncontent-length: 100000\r\n\r\n",
+}
+
+
+def dribbling(start: bytes) -> Script:
+    """A byte now and then, never so late that it would not have been waited for, and never the last."""
+
+    def converse(one: Conversation) -> None:
+        one.request()
+        one.send(start)
+        while True:
+            one.send(b"1")
+            threading.Event().wait(0.005)
+
+    return converse
+
+
+@pytest.mark.parametrize("start", DRIBBLES.values(), ids=DRIBBLES.keys())
+def test_an_answer_that_dribbles_has_a_deadline(start: bytes) -> None:
+    with Origin(dribbling(start)) as origin:
+        clock = Ticking()
+        with pytest.raises(TimeoutError, match="no whole answer within 10 s"):
+            get_from(origin, clock)
+        assert clock.looks == extension_http.TOTAL_TIMEOUT_S + 1
+        assert origin.connections == 1
+
+
+def test_https_is_verified_and_has_the_deadline_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tls = server_tls(ROOT.leaf("127.0.0.1"))
+    with Origin(by_connection(always(ok(b"[]")), dribbling(DRIBBLES["body"])), tls=tls) as origin:
+        with pytest.raises(OSError, match="CERTIFICATE_VERIFY_FAILED"):
+            get_from(origin, scheme="https")
+        trusted = tmp_path / "ca.pem"
+        trusted.write_text(ROOT.pem)
+        monkeypatch.setenv("SSL_CERT_FILE", str(trusted))
+        assert get_from(origin, scheme="https") == b"[]"
+        with pytest.raises(TimeoutError, match="no whole answer within 10 s"):
+            get_from(origin, Ticking(), scheme="https")
+
+
+def test_redirects_do_not_move_the_deadline() -> None:
+    def further(request: Message) -> bytes:
+        return ok(b"", f"Location: {request.head.split()[1].decode()}x", status="302 Found")
+
+    with Origin(always(further)) as origin:
+        with pytest.raises(OSError, match="no whole answer within 10 s"):
+            get_from(origin, Ticking())
+        assert origin.connections < extension_http.TOTAL_TIMEOUT_S
+
+
+def test_the_addresses_of_a_host_share_the_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
+    tcp = (socket.AF_INET, socket.SOCK_STREAM, 0, "")
+    with Origin(always(ok(b"[]"))) as origin:
+        nobody, somebody = (*tcp, ("127.0.0.1", free_port())), (*tcp, ("127.0.0.1", origin.endpoint["port"]))
+        for addresses, is_answered in (([nobody, somebody], True), ([nobody] * 20 + [somebody], False), ([], False)):
+            monkeypatch.setattr(extension_http.socket, "getaddrinfo", lambda *_, found=addresses, **__: found)
+            request = urllib.request.Request("http://example.test/")
+            if is_answered:
+                assert extension_http._get(request, extension_http._Deadline(Ticking())) == b"[]"
+            else:
+                with pytest.raises(OSError, match=r"no whole answer within 10 s|has no address"):
+                    extension_http._get(request, extension_http._Deadline(Ticking()))
+        assert origin.connections == 1
+
+
+def test_a_server_that_dribbles_keeps_no_thread(one_loop: LoopThread, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(extension_http, "TOTAL_TIMEOUT_S", 0.2)
+    monkeypatch.setattr(extension_host, "FIRST_RESTART_S", 60.0)
+
+    asking: list[threading.Thread] = []
+
+    def converse(one: Conversation) -> None:
+        asking.extend(thread for thread in threading.enumerate() if thread.name == "extension http: request")
+        dribbling(DRIBBLES["body"])(one)
+
+    with Origin(converse) as origin, hosting(one_loop) as hosted:
+        hosted.apply({A: reference("http", url=f"http://127.0.0.1:{origin.endpoint['port']}/")})
+        assert "TimeoutError" in (hosted.wait_for(A).fault or "")
+        (thread,) = asking
+        poll.until(lambda: not thread.is_alive(), "the end of the thread")
+        assert thread.daemon, "nobody waits for it at the end of the process"
+
+
+def test_so_many_requests_over_http_are_under_way(one_loop: LoopThread, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(extension_http, "MAX_REQUESTS", 1)
+    has_come: list[bool] = []
+    other = threading.Event()
+
+    def first(one: Conversation) -> None:
+        has_come.append(other.wait(0.1))
+        always(ok(json.dumps([{"targets": ["127.0.0.1:80"]}]).encode()))(one)
+
+    def second(one: Conversation) -> None:
+        other.set()
+        always(ok(b"[]"))(one)
+
+    with Origin(by_connection(first, second)) as origin, hosting(one_loop) as hosted:
+        wanted = reference("http", url=f"http://127.0.0.1:{origin.endpoint['port']}/")
+        hosted.apply({A: wanted, B: wanted})
+        assert {supply and len(supply.endpoints) for supply in (hosted.wait_for(key).supply for key in (A, B))} == {
+            0,
+            1,
+        }
+        assert has_come == [False]
 
 
 def test_a_redirect_does_not_lead_to_a_file(one_loop: LoopThread) -> None:

@@ -5,8 +5,11 @@ not a resource is not.
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import shutil
+import struct
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,6 +17,7 @@ import pytest
 
 from proxy import files
 from proxy.files import watch_files
+from proxy.inotify import IN_Q_OVERFLOW, Folders
 from tests.proxy.rig import LoopThread
 
 NOTICED_S = 5.0
@@ -92,6 +96,67 @@ def test_a_folder(one_loop: LoopThread, tmp_path: Path) -> None:
     watching.notices(lambda: (folder / "c.yml").unlink())
     watching.ignores(lambda: (folder / "a.yaml.swp").write_text("an editor's"))
     watching.ignores(lambda: (folder / "notes.txt").write_text("somebody's"))
+    watching.close()
+
+
+def test_folders_that_come_later(one_loop: LoopThread, tmp_path: Path) -> None:
+    """A watch stays with the folders that there were: those that are made, moved in or renamed are watched too."""
+    folder, elsewhere = tmp_path / "resources", tmp_path / "elsewhere"
+    folder.mkdir()
+    (elsewhere / "deep").mkdir(parents=True)
+    watching = Watching(one_loop, folder)
+    watching.notices(lambda: (folder / "new" / "deep").mkdir(parents=True))
+    watching.notices(lambda: (folder / "new" / "deep" / "a.yaml").write_text("1"))
+    watching.notices(lambda: elsewhere.rename(folder / "moved"))
+    watching.notices(lambda: (folder / "moved" / "deep" / "b.yaml").write_text("1"))
+    watching.notices(lambda: (folder / "moved").rename(elsewhere))
+    watching.ignores(lambda: (elsewhere / "deep" / "b.yaml").write_text("2"))
+    watching.close()
+
+
+def test_no_thread_and_no_descriptor_is_left(one_loop: LoopThread, tmp_path: Path) -> None:
+    def watches() -> int:
+        links = Path("/proc/self/fd").iterdir()
+        return sum(os.path.islink(link) and os.readlink(link) == "anon_inode:inotify" for link in links)
+
+    before, threads = watches(), threading.active_count()
+    watching = Watching(one_loop, tmp_path)
+    assert (watches(), threading.active_count()) == (before + 1, threads)
+    watching.close()
+    one_loop.until(lambda: watches() == before, "the watch to be closed")
+
+
+def test_a_queue_that_overflowed_is_a_change(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The kernel drops what there is no room for, and says so: whatever it was, everything is to be read."""
+    with Folders([str(tmp_path)], recursive=False) as watch:
+        overflow = struct.pack("iIII", -1, IN_Q_OVERFLOW, 0, 0)
+        messages = iter([overflow])
+
+        def read(descriptor: int, size: int) -> bytes:
+            try:
+                return next(messages)
+            except StopIteration:
+                raise BlockingIOError from None
+
+        with monkeypatch.context() as patched:
+            patched.setattr(os, "read", read)
+            assert watch.take(lambda name: False) == (True, False)
+        assert watch.is_outdated
+
+
+def test_a_watch_that_the_kernel_refuses(one_loop: LoopThread, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where the user may watch no more folders: said, and tried again."""
+    refusals = iter([OSError(errno.ENOSPC, "no space left")])
+
+    def refused(self: Folders, path: str) -> None:
+        for refusal in refusals:
+            raise refusal
+        add(self, path)
+
+    add = Folders._add
+    monkeypatch.setattr(Folders, "_add", refused)
+    watching = Watching(one_loop, tmp_path)
+    watching.notices(lambda: (tmp_path / "a.yaml").write_text("1"))
     watching.close()
 
 

@@ -8,6 +8,7 @@ import socket
 import pytest
 
 from config.plan import Access
+from proxy.http.h2_turns import Turns
 from proxy.listener import RESERVED_DESCRIPTORS, ConnectionLimit, Listener
 from proxy.outcome import Outcome
 from proxy.sockets import StartError
@@ -19,7 +20,9 @@ from tests.proxy.rig import LoopThread, Rig, listener_plan
 
 
 def closed_listener(loop: LoopThread, port: int) -> Listener:
-    return loop.look(lambda: Listener(listener_plan(port), None, ConnectionLimit(10), Throttle(loop.loop.time)))
+    return loop.look(
+        lambda: Listener(listener_plan(port), None, ConnectionLimit(10), Throttle(loop.loop.time), Turns())
+    )
 
 
 def test_a_port_that_is_taken(one_loop: LoopThread) -> None:

@@ -22,6 +22,7 @@ from proxy.process import (
     Process,
 )
 from proxy.reading import wall_clock
+from proxy.runtime import Applied
 
 PROBLEMS = [Problem("a.yaml", line, "Mesh", "", "m", "", "wrong") for line in range(1, MAX_PROBLEMS_LOGGED + 50)]
 
@@ -62,6 +63,20 @@ def test_of_many_listeners_the_first_are_logged(
         ["and 7 more: see /listeners"] if count > MAX_LISTENERS_LOGGED else []
     )
     assert json.loads(capsys.readouterr().err)["listeners"] == count
+
+
+@pytest.mark.parametrize("count", [MAX_LISTENERS_LOGGED, MAX_LISTENERS_LOGGED + 7])
+def test_of_many_listeners_that_failed_the_first_are_logged(caplog: pytest.LogCaptureFixture, count: int) -> None:
+    here: Any = SimpleNamespace(_reload_stats=SimpleNamespace(generation=2), _report=lambda problems: None)
+    planned: Any = SimpleNamespace(has_errors=False, problems=())
+    failed = {f"l{number}": f"cannot listen on port {number}" for number in range(count)}
+    with caplog.at_level(logging.INFO, logger=process.log.name):
+        Process._say_reloaded(here, planned, Applied(0, count, 0, failed))
+    said = [record.getMessage() for record in events(caplog, "listener_failed")]
+    assert said == [f"{name}: {reason}" for name, reason in failed.items()][:MAX_LISTENERS_LOGGED]
+    more = [record.getMessage() for record in events(caplog, "listeners_failed")]
+    assert more == (["and 7 more listeners that do not run"] if count > MAX_LISTENERS_LOGGED else [])
+    assert len(events(caplog, "reloaded")) == 1
 
 
 @pytest.mark.parametrize(

@@ -25,8 +25,8 @@ from hypothesis import strategies as st
 
 from proxy import lookup
 from proxy.dnsquery import MAX_ADDRESSES, Records, _read_reply, _records
-from proxy.lookup import MAX_FILE_BYTES, MAX_NAMESERVERS, MAX_NDOTS, MAX_SEARCH_DOMAINS
-from proxy.resolver import Answer, HostsFile, Kind, Nameserver, ResolutionError, Resolver
+from proxy.lookup import MAX_FILE_BYTES, MAX_NAMESERVERS, MAX_NDOTS, MAX_SEARCH_DOMAINS, HostsFile, Resolver
+from proxy.resolution import Answer, Kind, Nameserver, ResolutionError
 
 T = TypeVar("T")
 Run = Callable[[Coroutine[Any, Any, T]], T]

@@ -15,7 +15,8 @@ from typing import Any
 
 import pytest
 
-from proxy.resolver import MAX_RETRY_S, Address, Answer, Kind, NameWatch, ResolutionError, ResolverPool
+from proxy.resolution import Address, Answer, Kind, ResolutionError
+from proxy.resolver import MAX_RETRY_S, NameWatch, ResolverPool
 from proxy.tasks import spawn
 
 

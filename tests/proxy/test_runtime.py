@@ -114,6 +114,15 @@ def test_what_runs_is_what_the_plan_says(loop: LoopThread, plans: list[Plan]) ->
         running.close()
 
 
+def test_all_listeners_share_the_turns_of_the_loop(running: Running) -> None:
+    """A burst at each is no longer for everybody else than one at a single listener."""
+    running.apply(plan_of({"a": (free_port(), "app"), "b": (free_port(), "app")}, {"app": None}))
+    running.apply(plan_of({"b": (free_port(), "app"), "c": (free_port(), "app")}, {"app": None}))
+    listeners = running.runtime.listeners.values()
+    assert {listener.plan.name: listener.turns for listener in listeners}.keys() == {"b", "c"}
+    assert len({id(listener.turns) for listener in listeners}) == 1
+
+
 def test_a_connection_outlives_changes_that_do_not_concern_it(running: Running) -> None:
     port, other = free_port(), free_port()
     with Peer(peers.echo) as old, Peer(peers.greeting(b"new")) as new:
