@@ -156,6 +156,8 @@ def idle_connections(kind: str) -> Measure:
         first, *others = (
             replace(_service_of(world, name, kind), name=f"s{number}") for number in range(1 + IDLE_SERVICES)
         )
+        if reason := world.peers[name].why_not_idle:
+            raise CannotDoError(reason)
         count = SLOW_IDLE_CONNECTIONS if world.is_slow(name) else IDLE_CONNECTIONS
         with world.instance(world.peers[name], [first, *others]) as peer, ExitStack() as stack:
             _hold_connections(first, count, stack)

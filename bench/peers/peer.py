@@ -85,6 +85,9 @@ class Peer(ABC):
     nor by ``--quick``.
     """
 
+    why_not_idle: ClassVar[str] = ""
+    """Why it is not asked to hold idle connections; empty if it is."""
+
     def __init__(
         self, folder: Path, services: list[Service], ca_file: Path, mesh: Mesh, workers: int, admin_port: int
     ) -> None:

@@ -41,6 +41,7 @@ _PYTHON = (str(RIVALS / "python"), "-I")
 class ProxyPy(Peer):
     name = "proxy.py"
     is_slow = True
+    why_not_idle = "each connection has a thread that wakes forty times a second: a thousand take it minutes"
 
     @classmethod
     def version(cls) -> str | None:

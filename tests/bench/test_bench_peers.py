@@ -187,6 +187,10 @@ class Absent(Fast):
         return None
 
 
+def test_who_is_asked_to_hold_idle_connections() -> None:
+    assert [name for name, peer in PEERS.items() if peer.why_not_idle] == ["proxy.py"]
+
+
 def test_who_takes_part() -> None:
     peers: dict[str, type[Peer]] = {"fast": Fast, "slow": Slow, "absent": Absent}
     missing = "not installed (Debian: absent)"
