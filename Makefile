@@ -11,6 +11,8 @@ WORKERS ?= 2
 # For make bench: --quick, or what else `python -m bench --help` lists; and what it needs from Debian.
 BENCH ?=
 BENCH_PACKAGES = nginx-light libnginx-mod-stream haproxy wrk nghttp2-client
+# What is compared and is a Python program itself: its requirements may conflict with ours, so it has its own environment.
+RIVALS = mitmproxy pproxy proxy.py
 
 # The tests start hundreds of processes: without its bytecode at hand, each would compile the whole program first.
 unexport PYTHONDONTWRITEBYTECODE
@@ -38,6 +40,8 @@ bench: $(VENV)/.installed-bench
 	elif [ "$$(id -u)" -ne 0 ]; then echo "Wanted: apt-get install $(BENCH_PACKAGES)"; \
 	else export DEBIAN_FRONTEND=noninteractive; apt-get update -qq; \
 	    apt-get install -y -qq --no-install-recommends $(BENCH_PACKAGES) >/dev/null || echo "not all could be installed"; fi
+	$(if $(findstring --quick,$(BENCH)),,@$(MAKE) --silent $(VENV)/rivals/.installed || \
+	    echo "WARNING: not all of $(RIVALS) could be installed (see above): what is missing is LEFT OUT")
 	$(VENV)/bin/python -m bench $(if $(findstring --quick,$(BENCH)),,--output docs/performance) $(BENCH)
 
 check: $(VENV)/.installed-dev
@@ -61,6 +65,14 @@ $(VENV)/.installed-dev: pyproject.toml | $(VENV)/bin/python
 $(VENV)/.installed-bench: pyproject.toml | $(VENV)/bin/python
 	$(INSTALL) --editable '.[bench]'
 	touch $(VENV)/.installed $@
+
+# Each by itself: one that cannot be installed keeps no other away.
+$(VENV)/rivals/.installed: Makefile | $(VENV)/bin/python
+	$(VENV)/bin/python -m venv $(VENV)/rivals
+	failed=; for each in $(RIVALS); do \
+	    $(VENV)/rivals/bin/python -m pip install --quiet --disable-pip-version-check $$each || failed=yes; \
+	done; test -z "$$failed"
+	touch $@
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis

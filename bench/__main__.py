@@ -11,7 +11,7 @@ import shlex
 import signal
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass
 from itertools import groupby
@@ -60,6 +60,23 @@ def choose_rows(names: Sequence[str], quick: bool, rows: Sequence[Row] = ROWS) -
         for row in rows
         if (any(name.lower() in row.full_name.lower() for name in names) if names else row.quick or not quick)
     )
+
+
+def choose_peers(
+    names: Sequence[str] | None, quick: bool, peers: Mapping[str, type[Peer]] = PEERS
+) -> tuple[dict[str, type[Peer]], dict[str, str]]:
+    """Those that take part, and why the others of them that were asked for do not; all are asked for without names."""
+    chosen, absent = {}, {}
+    for name, peer in peers.items():
+        if names and name not in names:
+            continue
+        if quick and not names and peer.is_slow:
+            absent[name] = "too slow for --quick"
+        elif peer.version() is None:
+            absent[name] = f"not installed{_package(peer)}"
+        else:
+            chosen[name] = peer
+    return chosen, absent
 
 
 def measure_row(world: World, row: Row, peers: Sequence[str], runs: int) -> Outcome:
@@ -128,6 +145,8 @@ def parse(words: Sequence[str]) -> argparse.Namespace:
 
 
 def _package(peer: type[Peer]) -> str:
+    if peer.is_slow:
+        return " (make bench installs it)"
     return f" (Debian: {peer.debian})" if peer.debian else ""
 
 
@@ -147,9 +166,9 @@ def main(words: Sequence[str]) -> int:
         packages = " ".join(missing.values())
         print(f"bench: not installed: {', '.join(missing)} (Debian: apt-get install {packages})", file=sys.stderr)
         return 2
-    asked = {name: PEERS[name] for name in PEERS if not arguments.peer or name in arguments.peer}
-    peers = {name: peer for name, peer in asked.items() if peer.version() is not None}
-    absent = {name: f"not installed{_package(peer)}" for name, peer in asked.items() if name not in peers}
+    peers, absent = choose_peers(arguments.peer, arguments.quick)
+    for name, reason in absent.items():
+        print(f"bench: {name} does not take part: {reason}", file=sys.stderr)
     request = Request(
         rows,
         peers,

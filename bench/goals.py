@@ -37,6 +37,7 @@ GOALS: tuple[Goal, ...] = (
     Goal(r"TCP: TCP small|TCP: TCP bulk.*", "rate", MORE, 1.0, 1.2, "envoy"),
     Goal(r"TCP: TCP small, TLS", "rate", MORE, 0.7, 1.2, "envoy"),
     Goal(r"Inbound mTLS: .*", "rate", MORE, 1.0, 1.2, "envoy"),
+    Goal(r"Two hops: .*", "rate", MORE, 1.0, 1.0, "envoy"),
     Goal(r"New connections: TCP", "rate", MORE, 0.7, 1.0, "envoy"),
     Goal(r"New connections: .*TLS.*", "rate", MORE, 0.7, 1.0, "haproxy"),
     Goal(r"Latency: .* at 0\.5 .*", "p99", LESS, 1.5, 1.0, "envoy"),

@@ -18,7 +18,7 @@ from bench.process import MeasurementError, program
 CONNECTIONS = 32
 H2_CONNECTIONS, H2_STREAMS = 8, 16
 GRPC_STREAMS = 16
-WARM_UP_REQUESTS = 2000
+WARM_UP_REQUESTS, SLOW_WARM_UP_REQUESTS = 2000, 200
 TOLERATED = 0.001
 GRACE_S = 30.0
 """For a program of the load to start and to end, beside the time that it measures."""
@@ -100,7 +100,8 @@ def wrk(
     """HTTP/1.1 over kept-alive connections; with ``close``, each request on a connection of its own."""
     headers = ["-H", "Connection: close"] if close else []
     duration = whole_seconds(seconds)
-    command = ["wrk", "-t1", f"-c{connections}", f"-d{duration}s", *headers, f"http://127.0.0.1:{port}{path}"]
+    patience = f"--timeout={GRACE_S:g}s"  # slow is no error: it is what is measured
+    command = ["wrk", "-t1", f"-c{connections}", f"-d{duration}s", patience, *headers, f"http://127.0.0.1:{port}{path}"]
     return parse_wrk(program(command, cores, duration + GRACE_S))
 
 
@@ -119,10 +120,10 @@ def h2load(
     return parse_h2load(program(command, cores, duration + GRACE_S))
 
 
-def warm_up(port: int, cores: Set[int], *, http2: bool) -> None:
-    """A number of requests that is the same for all: connections to the origin are open, and code is warm."""
+def warm_up(port: int, cores: Set[int], requests: int, *, http2: bool) -> None:
+    """Connections to the origin are open, and code is warm."""
     version = [f"-c{H2_CONNECTIONS}", f"-m{H2_STREAMS}"] if http2 else ["--h1", f"-c{CONNECTIONS}"]
-    command = ["h2load", "-t1", f"-n{WARM_UP_REQUESTS}", *version, f"http://127.0.0.1:{port}/small"]
+    command = ["h2load", "-t1", f"-n{requests}", *version, f"http://127.0.0.1:{port}/small"]
     parse_h2load(program(command, cores, GRACE_S))
 
 

@@ -15,9 +15,9 @@ from bench import load
 from bench.load import Load
 from bench.origin import MESSAGE
 from bench.peers import Service, Speaks
-from bench.process import MeasurementError, cpu_seconds, free_port, resident_bytes
+from bench.process import MeasurementError, free_port, resident_bytes
 from bench.results import Better, Metric, Values
-from bench.world import CannotDoError, World
+from bench.world import CannotDoError, Subject, World
 
 Measure = Callable[[World, str], Values]
 
@@ -44,11 +44,11 @@ MANY = (
     Metric("change", "s from a change to live", Better.LESS),
 )
 
-IDLE_CONNECTIONS = 1000
+IDLE_CONNECTIONS, SLOW_IDLE_CONNECTIONS = 1000, 250
 """To each service: below Envoy's limit of connections to a cluster, 1024, which is Koguma's as well."""
 IDLE_SERVICES = 3
 CONNECTIONS_UNDER_LOAD = 256
-UNDER_LOAD_S = 3.0
+UNDER_LOAD_S, SLOW_UNDER_LOAD_S = 3.0, 10.0
 """At least: as many TLS handshakes come first."""
 SAMPLE_S = 0.1
 SETTLE_S = 0.5
@@ -76,20 +76,26 @@ class Row:
         return f"{self.family}: {self.name}"
 
 
-def closed_loop(service: str, run: Callable[[int, World], Load], workers: int = 1) -> Measure:
+def closed_loop(
+    service: str, run: Callable[[int, World], Load], start: Callable[[World, str], Subject] = World.subject
+) -> Measure:
     """As much as the proxy can do, and its CPU time for each unit of it."""
 
     def measure(world: World, name: str) -> Values:
-        subject = world.subject(name, workers)
+        subject = start(world, name)
         port = world.warm_up(subject, service)
-        if subject.pid is None:
+        if not subject.pids:
             return {"rate": run(port, world).rate}
-        before = cpu_seconds(subject.pid)
+        before = subject.cpu_seconds
         done = run(port, world)
-        values = {"rate": done.rate, "cpu": (cpu_seconds(subject.pid) - before) / done.count}
+        values = {"rate": done.rate, "cpu": (subject.cpu_seconds - before) / done.count}
         return values | ({"failed": done.failed} if done.failed else {})
 
     return measure
+
+
+def two_workers(world: World, name: str) -> Subject:
+    return world.subject(name, 2)
 
 
 def wrk(path: str, *, close: bool = False) -> Callable[[int, World], Load]:
@@ -131,6 +137,8 @@ def latency(service: str, part_of_peak: float) -> Measure:
 
     def measure(world: World, name: str) -> Values:
         rate = world.peak(service) * part_of_peak
+        if world.is_slow(name):
+            raise CannotDoError("is far from answering so many")
         port = world.warm_up(world.subject(name), service)
         seen = load.open_loop(port, "/small", rate, world.seconds, world.cores.load)
         return {"p50": seen.p50_s, "p99": seen.p99_s, "p99.9": seen.p999_s, "rate": seen.rate, "behind": seen.behind_s}
@@ -148,12 +156,15 @@ def idle_connections(kind: str) -> Measure:
         first, *others = (
             replace(_service_of(world, name, kind), name=f"s{number}") for number in range(1 + IDLE_SERVICES)
         )
-        with world.instance(name, [first, *others]) as peer, ExitStack() as stack:
-            _hold_connections(first, stack)
+        if reason := world.peers[name].why_not_idle:
+            raise CannotDoError(reason)
+        count = SLOW_IDLE_CONNECTIONS if world.is_slow(name) else IDLE_CONNECTIONS
+        with world.instance(world.peers[name], [first, *others]) as peer, ExitStack() as stack:
+            _hold_connections(first, count, stack)
             before = resident_bytes(peer.pid)
             for service in others:
-                _hold_connections(service, stack)
-            return {"rss": (resident_bytes(peer.pid) - before) / (IDLE_CONNECTIONS * IDLE_SERVICES)}
+                _hold_connections(service, count, stack)
+            return {"rss": (resident_bytes(peer.pid) - before) / (count * IDLE_SERVICES)}
 
     return measure
 
@@ -163,7 +174,7 @@ def memory_under_load(kind: str) -> Measure:
 
     def measure(world: World, name: str) -> Values:
         service = _service_of(world, name, kind)
-        with world.instance(name, [service]) as peer:
+        with world.instance(world.peers[name], [service]) as peer:
             most = resident_bytes(peer.pid)
             done = threading.Event()
 
@@ -175,7 +186,7 @@ def memory_under_load(kind: str) -> Measure:
             watcher = threading.Thread(target=watch)
             watcher.start()
             try:
-                seconds = max(world.seconds, UNDER_LOAD_S)
+                seconds = max(world.seconds, SLOW_UNDER_LOAD_S if world.is_slow(name) else UNDER_LOAD_S)
                 load.wrk(service.port, "/small", seconds, world.cores.load, connections=CONNECTIONS_UNDER_LOAD)
             finally:
                 done.set()
@@ -206,7 +217,7 @@ def many_services(count: int) -> Measure:
 
         began = time.perf_counter()
         within_s = 20 + count / SERVICES_PER_SECOND
-        with world.instance(name, services, is_ready=is_ready, within_s=within_s) as peer:
+        with world.instance(world.peers[name], services, is_ready=is_ready, within_s=within_s) as peer:
             ready_s = time.perf_counter() - began
             time.sleep(SETTLE_S)
             rss = resident_bytes(peer.pid)
@@ -243,8 +254,8 @@ def _refuse_if_unable(world: World, name: str, service: Service) -> None:
         raise CannotDoError(reason)
 
 
-def _hold_connections(service: Service, stack: ExitStack) -> None:
-    for _ in range(IDLE_CONNECTIONS):
+def _hold_connections(service: Service, count: int, stack: ExitStack) -> None:
+    for _ in range(count):
         stack.enter_context(_used_connection(service.port))
     time.sleep(SETTLE_S)
 
@@ -284,18 +295,27 @@ def _pair(name: str, family: str, metrics: tuple[Metric, ...], service: str, run
     ]
 
 
+IN_A_MESH: tuple[tuple[str, tuple[Metric, ...], str, Callable[[int, World], Load]], ...] = (
+    ("TCP small", REQUESTS, "tcp", wrk("/small")),
+    ("TCP bulk", BULK, "tcp", sink),
+    ("HTTP/1.1 small", REQUESTS, "http", wrk("/small")),
+    ("HTTP/1.1 bulk", BULK, "http", sink),
+    ("HTTP/2 small", REQUESTS, "http2", h2load("/small")),
+    ("HTTP/2 1 MiB", BULK, "http2", h2load_bytes("/1m", 1 << 20)),
+)
+
+
 def _mtls_rows() -> list[Row]:
-    kinds: tuple[tuple[str, tuple[Metric, ...], str, Callable[[int, World], Load]], ...] = (
-        ("TCP small", REQUESTS, "tcp", wrk("/small")),
-        ("TCP bulk", BULK, "tcp", sink),
-        ("HTTP/1.1 small", REQUESTS, "http", wrk("/small")),
-        ("HTTP/1.1 bulk", BULK, "http", sink),
-        ("HTTP/2 small", REQUESTS, "http2", h2load("/small")),
-        ("HTTP/2 1 MiB", BULK, "http2", h2load_bytes("/1m", 1 << 20)),
-    )
     return [
         Row(f"{name}, mTLS", "Inbound mTLS", metrics, closed_loop(f"{service}-mtls", run), name == "TCP small")
-        for name, metrics, service, run in kinds
+        for name, metrics, service, run in IN_A_MESH
+    ]
+
+
+def _two_hops_rows() -> list[Row]:
+    return [
+        Row(f"{name}, sidecar and egress", "Two hops", metrics, closed_loop(service, run, World.two_hops))
+        for name, metrics, service, run in IN_A_MESH
     ]
 
 
@@ -326,6 +346,7 @@ ROWS: tuple[Row, ...] = (
         True),
     Row("TCP, resumed TLS session", "New connections", CONNECTS, closed_loop("tcp-tls", wrk("/small", close=True))),
     *_mtls_rows(),
+    *_two_hops_rows(),
     *_latency_rows(),
     Row("An idle connection, TCP", "Memory", PER_CONNECTION, idle_connections("tcp")),
     Row("An idle connection, TCP, TLS", "Memory", PER_CONNECTION, idle_connections("tcp-tls")),
@@ -335,6 +356,8 @@ ROWS: tuple[Row, ...] = (
     Row("1 service", "Number of services", MANY, many_services(1)),
     Row("100 services", "Number of services", MANY, many_services(100), True),
     Row("10,000 services", "Number of services", MANY, many_services(10_000)),
-    Row("TCP small, two workers", "Workers", REQUESTS, closed_loop("tcp", wrk_for_two, 2), shares_cores=True),
-    Row("HTTP/1.1 small, two workers", "Workers", REQUESTS, closed_loop("http", wrk_for_two, 2), shares_cores=True),
+    Row("TCP small, two workers", "Workers", REQUESTS, closed_loop("tcp", wrk_for_two, two_workers),
+        shares_cores=True),
+    Row("HTTP/1.1 small, two workers", "Workers", REQUESTS, closed_loop("http", wrk_for_two, two_workers),
+        shares_cores=True),
 )  # fmt: skip

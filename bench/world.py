@@ -7,14 +7,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Set
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from bench import load, mesh, origin
 from bench.machine import Cores
 from bench.peers import Peer, Service, Speaks
-from bench.process import accepts, free_port, running
+from bench.process import accepts, cpu_seconds, free_port, running
 from bench.results import DIRECT
+
+TWO_HOPS = ("tcp", "http", "http2")
+"""The kinds of service that a sidecar and an egress are asked for."""
 
 
 class CannotDoError(Exception):
@@ -23,12 +26,18 @@ class CannotDoError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Subject:
-    """Something to put load on: a proxy that runs, or the origin itself, which has no ``pid``."""
+    """Something to put load on: a proxy that runs, a sidecar and an egress, or the origin itself, which is no process
+    to be measured.
+    """
 
     name: str
     ports: dict[str, int]
     why_not: dict[str, str]
-    pid: int | None
+    pids: tuple[int, ...]
+
+    @property
+    def cpu_seconds(self) -> float:
+        return sum(map(cpu_seconds, self.pids))
 
     def port(self, service: str) -> int:
         """Raises :class:`CannotDoError` if this is not a service of it."""
@@ -51,6 +60,7 @@ class World:
         self._folder = folder
         self._instances = 0
         self._running: dict[tuple[str, int], Subject] = {}
+        self._in_zones: dict[str, Subject] = {}
         self._peaks: dict[str, float] = {}
         self._warm: set[tuple[str, int]] = set()
         self.mesh = mesh.make(folder)
@@ -85,23 +95,42 @@ class World:
             services = self.services()
             if name == DIRECT:
                 ports = {service.name: service.origin_port for service in services if not (service.tls or service.mtls)}
-                self._running[key] = Subject(name, ports, {}, None)
+                self._running[key] = Subject(name, ports, {}, ())
             else:
+                if workers > 1 and self.is_slow(name):
+                    raise CannotDoError("is compared with one worker only")
                 cores = self.cores.proxy if workers == 1 else self.cores.two_workers
-                peer = self._stack.enter_context(self.instance(name, services, cores=cores, workers=workers))
+                peer = self._stack.enter_context(
+                    self.instance(self.peers[name], services, cores=cores, workers=workers)
+                )
                 why_not = {service.name: reason for service in services if (reason := peer.why_not(service))}
                 ports = {service.name: service.port for service in peer.services.values()}
                 inbounds = [service for service in peer.services.values() if service.mtls]
                 if inbounds:
                     callers = mesh.calling(self.mesh, inbounds, peer.folder, self.cores.load)
                     ports |= self._stack.enter_context(callers)
-                self._running[key] = Subject(name, ports, why_not, peer.pid)
+                self._running[key] = Subject(name, ports, why_not, (peer.pid,))
         return self._running[key]
+
+    def two_hops(self, name: str) -> Subject:
+        """A sidecar, and the zone egress through which it leaves, both of that name, started on first use."""
+        if name not in self._in_zones:
+            door = free_port()
+            services = [replace(service, door=door) for service in self.services() if service.name in TWO_HOPS]
+            hops = self.peers[name].hops
+            if hops is None:
+                raise CannotDoError(self.peers[name].why_not(services[0]))
+            sidecar, egress = hops
+            behind = self._stack.enter_context(self.instance(egress, services, is_ready=lambda: accepts(door)))
+            before = self._stack.enter_context(self.instance(sidecar, services))
+            ports = {service.name: service.port for service in services}
+            self._in_zones[name] = Subject(name, ports, {}, (before.pid, behind.pid))
+        return self._in_zones[name]
 
     @contextmanager
     def instance(
         self,
-        name: str,
+        kind: type[Peer],
         services: list[Service],
         *,
         cores: Set[int] | None = None,
@@ -111,25 +140,29 @@ class World:
     ) -> Iterator[Peer]:
         """A proxy configured and ready: every service accepts, unless ``is_ready`` asks for something else."""
         self._instances += 1
-        folder = self._folder / f"{self._instances}-{name}"
+        folder = self._folder / f"{self._instances}-{kind.name}"
         folder.mkdir()
-        peer = self.peers[name](folder, services, self.origin.ca_file, self.mesh, workers, free_port())
+        peer = kind(folder, services, self.origin.ca_file, self.mesh, workers, free_port())
         command = peer.configure()
         if workers == 1:
             words = [Path(command[0]).name, *command[1:]]
             text = " ".join(words).replace(str(folder), ".").replace(str(self._folder), "..")
-            self.commands.setdefault(name, text)
+            self.commands.setdefault(kind.name, text)
         ports = [(service.port, service.address) for service in peer.services.values()]
         ready = is_ready or (lambda: all(accepts(*port) for port in ports))
         with running(command, cores or self.cores.proxy, ready, peer.log_file(), within_s=within_s) as process:
             peer.pid = process.pid
             yield peer
 
+    def is_slow(self, name: str) -> bool:
+        return name != DIRECT and self.peers[name].is_slow
+
     def warm_up(self, subject: Subject, service: str) -> int:
         """The port of a service, once some requests went through it; grpcio's clients bring a warm-up of their own."""
         port = subject.port(service)
         if (service, port) not in self._warm and not service.startswith("grpcio"):
-            load.warm_up(port, self.cores.load, http2=service.startswith(("http2", "grpc")))
+            requests = load.SLOW_WARM_UP_REQUESTS if self.is_slow(subject.name) else load.WARM_UP_REQUESTS
+            load.warm_up(port, self.cores.load, requests, http2=service.startswith(("http2", "grpc")))
             self._warm.add((service, port))
         return port
 

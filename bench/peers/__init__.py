@@ -8,7 +8,9 @@ from bench.peers.koguma import Koguma
 from bench.peers.mitmproxy import Mitmproxy
 from bench.peers.nginx import Nginx
 from bench.peers.peer import Peer, Service, Speaks
+from bench.peers.pproxy import Pproxy
+from bench.peers.proxypy import ProxyPy
 
-PEERS: dict[str, type[Peer]] = {peer.name: peer for peer in (Koguma, Envoy, HAProxy, Nginx, Mitmproxy)}
+PEERS: dict[str, type[Peer]] = {peer.name: peer for peer in (Koguma, Envoy, HAProxy, Nginx, Mitmproxy, Pproxy, ProxyPy)}
 
 __all__ = ["PEERS", "Envoy", "Peer", "Service", "Speaks"]

@@ -3,6 +3,10 @@
 Clusters come from a file that Envoy watches (filesystem xDS): its way to a change without a control plane. One file
 for each cluster's endpoints would be a smaller change, but takes an inotify instance each, of which the kernel gives
 128 to a user. Envoy's TLS client stops at 1.2 unless told otherwise; here everybody speaks 1.3.
+
+As a sidecar it leaves with ALPN ``kuma``, the workload's certificate, and the egress's SPIFFE ID as the only name that
+will do. As a zone egress it has a TLS inspector, and a filter chain for each server name, a client certificate demanded
+and judged by the SPIFFE validator; the RBAC filter by which Kuma permits traffic is left out, to its advantage.
 """
 
 from __future__ import annotations
@@ -12,7 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from bench.mesh import TRUST_DOMAIN
+from bench.mesh import EXIT_ID, TRUST_DOMAIN, server_name
 from bench.peers.peer import Peer, Service, Speaks, find_program, version_words
 
 EXTENSIONS = "type.googleapis.com/envoy.extensions"
@@ -40,7 +44,7 @@ class Envoy(Peer):
             "node": {"id": "bench", "cluster": "bench"},
             "admin": {"address": _address("127.0.0.1", self.admin_port)},
             "dynamic_resources": {"cds_config": source},
-            "static_resources": {"listeners": [self._listener(service) for service in self.services.values()]},
+            "static_resources": {"listeners": self._listeners()},
         }
         path = self.folder / "envoy.json"
         path.write_text(json.dumps(config))
@@ -64,7 +68,7 @@ class Envoy(Peer):
         return path
 
     def _cluster(self, service: Service) -> Json:
-        endpoint = {"endpoint": {"address": _address("127.0.0.1", service.origin_port)}}
+        endpoint = {"endpoint": {"address": _address("127.0.0.1", self._upstream_port(service))}}
         cluster: Json = {
             "@type": "type.googleapis.com/envoy.config.cluster.v3.Cluster",
             "name": service.name,
@@ -79,20 +83,26 @@ class Envoy(Peer):
                     "explicit_http_config": {"http2_protocol_options": {}},
                 }
             }
-        if service.tls:
-            cluster["transport_socket"] = self._tls(service)
+        tls = self._upstream_tls(service)
+        if tls is not None:
+            cluster["transport_socket"] = _upstream_socket(tls)
         return cluster
 
+    def _upstream_port(self, service: Service) -> int:
+        return service.origin_port
+
+    def _listeners(self) -> list[Json]:
+        return [self._listener(service) for service in self.services.values()]
+
     def _listener(self, service: Service) -> Json:
-        network_filter = _tcp_proxy(service) if service.speaks is Speaks.TCP else _http_manager(service)
-        chain: Json = {"filters": [network_filter]}
+        chain: Json = {"filters": [_network_filter(service)]}
         if service.mtls:
-            chain["transport_socket"] = self._mtls()
+            chain["transport_socket"] = self._mtls(self.mesh.proxy_file)
         return {"name": service.name, "address": _address(service.address, service.port), "filter_chains": [chain]}
 
-    def _mtls(self) -> Json:
+    def _mtls(self, identity_file: Path) -> Json:
         """As Kuma has it: a client certificate is demanded, judged by SPIFFE trust domain; no ALPN."""
-        identity = {"filename": str(self.mesh.proxy_file)}
+        identity = {"filename": str(identity_file)}
         judge = {
             "@type": f"{EXTENSIONS}.transport_sockets.tls.v3.SPIFFECertValidatorConfig",
             "trust_domains": [{"name": TRUST_DOMAIN, "trust_bundle": {"filename": str(self.mesh.ca_file)}}],
@@ -101,7 +111,7 @@ class Envoy(Peer):
             "@type": f"{EXTENSIONS}.transport_sockets.tls.v3.DownstreamTlsContext",
             "require_client_certificate": True,
             "common_tls_context": {
-                "tls_params": {"tls_minimum_protocol_version": "TLSv1_3", "tls_maximum_protocol_version": "TLSv1_3"},
+                "tls_params": _TLS_1_3,
                 "tls_certificates": [{"certificate_chain": identity, "private_key": identity}],
                 "validation_context": {
                     "custom_validator_config": {"name": "envoy.tls.cert_validator.spiffe", "typed_config": judge}
@@ -110,22 +120,70 @@ class Envoy(Peer):
         }
         return {"name": "envoy.transport_sockets.tls", "typed_config": config}
 
-    def _tls(self, service: Service) -> Json:
-        context: Json = {
-            "tls_params": {"tls_minimum_protocol_version": "TLSv1_3", "tls_maximum_protocol_version": "TLSv1_3"},
-            "validation_context": {
-                "trusted_ca": {"filename": str(self.ca_file)},
-                "match_typed_subject_alt_names": [{"san_type": "DNS", "matcher": {"exact": "localhost"}}],
-            },
+    def _upstream_tls(self, service: Service) -> Json | None:
+        """The server name, and what it is verified by; ``None`` for plaintext."""
+        if not service.tls:
+            return None
+        context = {"tls_params": _TLS_1_3, "validation_context": _verify(self.ca_file, "DNS", "localhost")}
+        alpn = {"alpn_protocols": ["h2"]} if service.is_http2 else {}
+        return {"sni": "localhost", "common_tls_context": {**context, **alpn}}
+
+
+class EnvoySidecar(Envoy):
+    name = "envoy-sidecar"
+
+    def _upstream_port(self, service: Service) -> int:
+        return service.door
+
+    def _upstream_tls(self, service: Service) -> Json:
+        identity = {"filename": str(self.mesh.app_file)}
+        context = {
+            "tls_params": _TLS_1_3,
+            "alpn_protocols": ["kuma"],
+            "tls_certificates": [{"certificate_chain": identity, "private_key": identity}],
+            "validation_context": _verify(self.mesh.ca_file, "URI", EXIT_ID),
         }
-        if service.is_http2:
-            context["alpn_protocols"] = ["h2"]
-        config = {
-            "@type": f"{EXTENSIONS}.transport_sockets.tls.v3.UpstreamTlsContext",
-            "sni": "localhost",
-            "common_tls_context": context,
+        return {"sni": server_name(service), "common_tls_context": context}
+
+
+class EnvoyEgress(Envoy):
+    name = "envoy-egress"
+
+    def _listeners(self) -> list[Json]:
+        (door,) = {service.door for service in self.services.values()}
+        chains = [
+            {
+                "filter_chain_match": {"transport_protocol": "tls", "server_names": [server_name(service)]},
+                "filters": [_network_filter(service)],
+                "transport_socket": self._mtls(self.mesh.exit_file),
+            }
+            for service in self.services.values()
+        ]
+        inspector = {
+            "name": "envoy.filters.listener.tls_inspector",
+            "typed_config": {"@type": f"{EXTENSIONS}.filters.listener.tls_inspector.v3.TlsInspector"},
         }
-        return {"name": "envoy.transport_sockets.tls", "typed_config": config}
+        address = _address("127.0.0.1", door)
+        return [{"name": "egress", "address": address, "listener_filters": [inspector], "filter_chains": chains}]
+
+
+Envoy.hops = (EnvoySidecar, EnvoyEgress)
+
+_TLS_1_3: Json = {"tls_minimum_protocol_version": "TLSv1_3", "tls_maximum_protocol_version": "TLSv1_3"}
+
+
+def _verify(ca_file: Path, kind: str, name: str) -> Json:
+    names = [{"san_type": kind, "matcher": {"exact": name}}]
+    return {"trusted_ca": {"filename": str(ca_file)}, "match_typed_subject_alt_names": names}
+
+
+def _upstream_socket(tls: Json) -> Json:
+    config = {"@type": f"{EXTENSIONS}.transport_sockets.tls.v3.UpstreamTlsContext", **tls}
+    return {"name": "envoy.transport_sockets.tls", "typed_config": config}
+
+
+def _network_filter(service: Service) -> Json:
+    return _tcp_proxy(service) if service.speaks is Speaks.TCP else _http_manager(service)
 
 
 def _address(address: str, port: int) -> Json:

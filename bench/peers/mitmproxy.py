@@ -1,19 +1,24 @@
-"""mitmproxy: what a Python user would pick today for this job.
-
-proxy.py chooses its upstream by path and has one port; pproxy verifies no certificate: neither does the job.
-"""
+"""mitmproxy: its reverse modes, by the configuration file that it reads from its folder."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 
 from bench.peers.peer import Peer, Service, Speaks, find_program, version_words
 
+# It keeps each message of a TCP flow for as long as the flow lasts.
+FORGET = """\
+def tcp_message(flow):
+    flow.messages.clear()
+"""
+
 
 class Mitmproxy(Peer):
-    """Its reverse modes; flows are not kept."""
+    """Flows are neither shown nor kept, and large bodies not collected."""
 
     name = "mitmproxy"
+    is_slow = True
 
     @staticmethod
     def _binary() -> str | None:
@@ -31,23 +36,26 @@ class Mitmproxy(Peer):
     def configure(self) -> list[str]:
         binary = self._binary()
         assert binary is not None
+        forget = self.folder / "forget.py"
+        forget.write_text(FORGET)
         settings = {
-            "confdir": str(self.folder),
             "ssl_verify_upstream_trusted_ca": str(self.ca_file),
             "tls_version_server_min": "TLS1_3",
             "connection_strategy": "lazy",
             "stream_large_bodies": "64k",
-            "flow_detail": "0",
-            "keep_host_header": "true",
+            "flow_detail": 0,
+            "keep_host_header": True,
+            "scripts": [str(forget)],
+            "mode": [_mode(service) for service in self.services.values()],
         }
-        command = [binary, "--quiet"]
-        for key, value in settings.items():
-            command += ["--set", f"{key}={value}"]
-        for service in self.services.values():
-            schemes = ("tcp", "tls") if service.speaks is Speaks.TCP else ("http", "https")
-            origin = f"{schemes[service.tls]}://{'localhost' if service.tls else '127.0.0.1'}:{service.origin_port}"
-            command += ["--mode", f"reverse:{origin}@{service.address}:{service.port}"]
-        return command
+        (self.folder / "config.yaml").write_text(json.dumps(settings))
+        return [binary, "--quiet", "--set", f"confdir={self.folder}"]
 
     def prepare(self, service: Service) -> Callable[[], None] | None:
         return None
+
+
+def _mode(service: Service) -> str:
+    scheme = (("tcp", "tls") if service.speaks is Speaks.TCP else ("http", "https"))[service.tls]
+    host = "localhost" if service.tls else "127.0.0.1"
+    return f"reverse:{scheme}://{host}:{service.origin_port}@{service.address}:{service.port}"

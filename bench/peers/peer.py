@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
@@ -28,7 +29,8 @@ class Speaks(StrEnum):
 @dataclass(frozen=True, slots=True)
 class Service:
     """One listener, and where it leads: plaintext in, and plaintext or verified TLS 1.3 out, to ``localhost``; or, with
-    ``mtls``, TLS 1.3 in, from whoever presents a certificate of the mesh, and plaintext out.
+    ``mtls``, TLS 1.3 in, from whoever presents a certificate of the mesh, and plaintext out; or, with a ``door``, mTLS
+    between a sidecar and the zone egress at that port, and plaintext before and behind.
     """
 
     name: str
@@ -38,6 +40,7 @@ class Service:
     port: int
     origin_port: int
     mtls: bool = False
+    door: int = 0
 
     @property
     def is_http2(self) -> bool:
@@ -47,16 +50,20 @@ class Service:
         return replace(self, origin_port=origin_port)
 
 
+RIVALS = Path(sys.prefix) / "rivals" / "bin"
+"""Where ``make bench`` installs rivals that are Python programs, whose requirements may conflict with ours."""
+
+
 def find_program(name: str) -> str | None:
-    """Where a program is: beside this Python, or on the path."""
-    return shutil.which(name, path=str(Path(sys.executable).parent)) or shutil.which(name)
+    """Where a program is: beside this Python, among the rivals, or on the path."""
+    return shutil.which(name, path=f"{Path(sys.executable).parent}{os.pathsep}{RIVALS}") or shutil.which(name)
 
 
-def version_words(program: str | None) -> list[str] | None:
+def version_words(program: str | None, *arguments: str) -> list[str] | None:
     """What it says of its version, in words; ``None`` where it is not installed."""
     if program is None:
         return None
-    return subprocess.run([program, "--version"], capture_output=True, text=True, check=True).stdout.split()
+    return subprocess.run([program, *arguments, "--version"], capture_output=True, text=True, check=True).stdout.split()
 
 
 class Peer(ABC):
@@ -68,6 +75,18 @@ class Peer(ABC):
 
     demands_mtls: ClassVar[bool] = False
     """Whether it is configured here to accept mTLS."""
+
+    hops: ClassVar[tuple[type[Peer], type[Peer]] | None] = None
+    """It as a mesh's sidecar, and as the zone egress behind that."""
+
+    is_slow: ClassVar[bool] = False
+    """Whether it is three to a hundred times slower than the others, and spared what would take it minutes: it is
+    warmed up with fewer requests, has fewer idle connections and one worker, and is asked for no part of Envoy's peak,
+    nor by ``--quick``.
+    """
+
+    why_not_idle: ClassVar[str] = ""
+    """Why it is not asked to hold idle connections; empty if it is."""
 
     def __init__(
         self, folder: Path, services: list[Service], ca_file: Path, mesh: Mesh, workers: int, admin_port: int
@@ -89,11 +108,13 @@ class Peer(ABC):
         """Why it does not do this job; empty if it does."""
         if service.mtls and not cls.demands_mtls:
             return "is not compared as one that accepts mTLS"
+        if service.door and cls.hops is None:
+            return "is not compared as a mesh's sidecar and zone egress"
         return cls.cannot(service)
 
     @classmethod
     def cannot(cls, service: Service) -> str:
-        """As :meth:`why_not`, of jobs without mTLS."""
+        """As :meth:`why_not`, of jobs outside a mesh."""
         return ""
 
     @abstractmethod

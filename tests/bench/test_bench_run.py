@@ -29,16 +29,17 @@ def test_rows_by_name() -> None:
         "HTTP/2: HTTP/2 small",
         "HTTP/2: HTTP/2 small, TLS",
         "Inbound mTLS: HTTP/2 small, mTLS",
+        "Two hops: HTTP/2 small, sidecar and egress",
     ]
     assert choose_rows([], False) == ROWS
     quick = choose_rows([], True)
-    assert {row.family for row in quick} == {row.family for row in ROWS} - {"Workers"}
+    assert {row.family for row in quick} == {row.family for row in ROWS} - {"Workers", "Two hops"}
     with pytest.raises(ValueError, match='no row is called "nothing"'):
         choose_rows(["nothing"], False)
 
 
 def test_quick_takes_less_than_two_minutes() -> None:
-    """Six subjects at most, a run of a second, as much again for what surrounds it."""
+    """Five subjects at most, a run of a second, as much again for what surrounds it."""
     assert len(choose_rows([], True)) <= 16
 
 

@@ -128,11 +128,6 @@ class Envoy:
         with socket.socket() as sock:
             return sock.connect_ex(("127.0.0.1", port)) == 0
 
-    @property
-    def pid(self) -> int:
-        assert self._program is not None
-        return self._program.pid
-
     def __exit__(self, *_: object) -> None:
         if self._program is not None:
             self._program.close()
