@@ -62,6 +62,7 @@ class Upstream(asyncio.DatagramProtocol):
     def __init__(self, script: Script) -> None:
         self.script = script
         self.asked: list[tuple[dns.message.QueryMessage, bool]] = []
+        self._unanswered: list[tuple[dns.message.QueryMessage, Any]] = []
         self.server: Nameserver = ("", 0)
         self._transport: Any = None
 
@@ -72,6 +73,15 @@ class Upstream(asyncio.DatagramProtocol):
         reply = self._answer(data, over_tcp=False)
         if reply is not None:
             self._transport.sendto(reply, addr)
+        else:
+            self._unanswered.append((self.asked[-1][0], addr))
+
+    def answer_late(self, script: Script) -> None:
+        """Whatever was asked over UDP and not answered; what is asked from now on as well."""
+        self.script = script
+        for query, addr in self._unanswered:
+            self._transport.sendto(script(query, False), addr)
+        self._unanswered.clear()
 
     def _answer(self, data: bytes, *, over_tcp: bool) -> bytes | None:
         query = dns.message.from_wire(data)
