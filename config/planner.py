@@ -70,7 +70,7 @@ CLIENT_CERTIFICATE_LABEL = "koguma.io/client-certificate"
 FROM_IDENTITY = "identity"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class _GoodService:
     document: Document
     secrets: tuple[tuple[str, bytes | None], ...]
@@ -81,7 +81,7 @@ class _GoodService:
     warnings: tuple[Problem, ...]
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
 class _Surroundings:
     """What decides, besides its document, how a service runs. Where it is the same as for the last plan, so is whatever
     has not changed itself.
