@@ -263,12 +263,8 @@ class TlsStream(asyncio.Transport, asyncio.Protocol):
         if self._failure is None and self._established.version == "TLSv1.3":
             self._established.remember(self._wall_clock())
         self._inner.connection_lost(self._failure or exc)
-        del (
-            self._inner,
-            self._large,
-            self._deliver,
-            self._deliver_all,
-        )  # the protocol above holds us as its transport: untie
+        # The protocol above holds us as its transport: untie.
+        del self._inner, self._large, self._deliver, self._deliver_all
 
     def pause_writing(self) -> None:
         self._congested = True

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.mesh import EXIT_ID, TRUST_DOMAIN, server_name
-from bench.peers.peer import Peer, Service, Speaks, find_program, version_words
+from bench.peers.peer import Peer, Service, Speaks, find_program, installed, version_words
 
 EXTENSIONS = "type.googleapis.com/envoy.extensions"
 CLUSTERS = "clusters.json"
@@ -28,13 +28,9 @@ class Envoy(Peer):
     name = "envoy"
     demands_mtls = True
 
-    @staticmethod
-    def _binary() -> str | None:
-        return find_program("envoy")
-
     @classmethod
     def version(cls) -> str | None:
-        words = version_words(cls._binary())
+        words = version_words(find_program("envoy"))
         return words[2].split("/")[1] if words is not None else None
 
     def configure(self) -> list[str]:
@@ -48,9 +44,16 @@ class Envoy(Peer):
         }
         path = self.folder / "envoy.json"
         path.write_text(json.dumps(config))
-        binary = self._binary()
-        assert binary is not None
-        return [binary, "-c", str(path), "--concurrency", str(self.workers), "--use-dynamic-base-id", "-l", "error"]
+        return [
+            installed("envoy"),
+            "-c",
+            str(path),
+            "--concurrency",
+            str(self.workers),
+            "--use-dynamic-base-id",
+            "-l",
+            "error",
+        ]
 
     def prepare(self, service: Service) -> Callable[[], None]:
         self.services[service.name] = service

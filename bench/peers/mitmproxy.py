@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 
-from bench.peers.peer import Peer, Service, Speaks, find_program, version_words
+from bench.peers.peer import Peer, Service, Speaks, find_program, installed, version_words
 
 # It keeps each message of a TCP flow for as long as the flow lasts.
 FORGET = """\
@@ -20,13 +19,9 @@ class Mitmproxy(Peer):
     name = "mitmproxy"
     is_slow = True
 
-    @staticmethod
-    def _binary() -> str | None:
-        return find_program("mitmdump")
-
     @classmethod
     def version(cls) -> str | None:
-        words = version_words(cls._binary())
+        words = version_words(find_program("mitmdump"))
         return words[1] if words is not None else None
 
     @classmethod
@@ -34,8 +29,6 @@ class Mitmproxy(Peer):
         return "it speaks no HTTP/2 in plaintext" if service.is_http2 else ""
 
     def configure(self) -> list[str]:
-        binary = self._binary()
-        assert binary is not None
         forget = self.folder / "forget.py"
         forget.write_text(FORGET)
         settings = {
@@ -49,10 +42,7 @@ class Mitmproxy(Peer):
             "mode": [_mode(service) for service in self.services.values()],
         }
         (self.folder / "config.yaml").write_text(json.dumps(settings))
-        return [binary, "--quiet", "--set", f"confdir={self.folder}"]
-
-    def prepare(self, service: Service) -> Callable[[], None] | None:
-        return None
+        return [installed("mitmdump"), "--quiet", "--set", f"confdir={self.folder}"]
 
 
 def _mode(service: Service) -> str:

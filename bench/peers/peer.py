@@ -59,6 +59,13 @@ def find_program(name: str) -> str | None:
     return shutil.which(name, path=f"{Path(sys.executable).parent}{os.pathsep}{RIVALS}") or shutil.which(name)
 
 
+def installed(name: str) -> str:
+    """As :func:`find_program`, of one whose version has been asked for."""
+    path = find_program(name)
+    assert path is not None
+    return path
+
+
 def version_words(program: str | None, *arguments: str) -> list[str] | None:
     """What it says of its version, in words; ``None`` where it is not installed."""
     if program is None:
@@ -121,12 +128,12 @@ class Peer(ABC):
     def configure(self) -> list[str]:
         """Writes its configuration and returns the command to run."""
 
-    @abstractmethod
     def prepare(self, service: Service) -> Callable[[], None] | None:
         """What puts a service's new origin into force, in the quickest way that it offers, while it runs as ``pid``.
 
         ``None`` where only a restart does.
         """
+        return None
 
     pid: int = 0
     """Once it runs."""

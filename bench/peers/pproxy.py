@@ -2,22 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
-from bench.peers.peer import Peer, Service, Speaks, find_program, version_words
+from bench.peers.peer import Peer, Service, Speaks, find_program, installed, version_words
 
 
 class Pproxy(Peer):
     name = "pproxy"
     is_slow = True
 
-    @staticmethod
-    def _binary() -> str | None:
-        return find_program("pproxy")
-
     @classmethod
     def version(cls) -> str | None:
-        words = version_words(cls._binary())
+        words = version_words(find_program("pproxy"))
         return words[1] if words is not None else None
 
     @classmethod
@@ -27,12 +21,7 @@ class Pproxy(Peer):
         return "it verifies no certificate" if service.tls else ""
 
     def configure(self) -> list[str]:
-        binary = self._binary()
-        assert binary is not None
-        command = [binary]
+        command = [installed("pproxy")]
         for service in self.services.values():
             command += ["-l", f"tunnel{{127.0.0.1:{service.origin_port}}}://{service.address}:{service.port}"]
         return command
-
-    def prepare(self, service: Service) -> Callable[[], None] | None:
-        return None

@@ -7,8 +7,6 @@ request opens a connection to the origin, and builds a TLS context for it.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from bench.peers.peer import RIVALS, Peer, Service, Speaks, version_words
 
 PROGRAM = """\
@@ -62,9 +60,6 @@ class ProxyPy(Peer):
         command += ["--timeout", "3600", "--num-acceptors", "1", "--num-workers", "1", "--ca-file", str(self.ca_file)]
         command += ["--hostname", "127.0.0.1", "--port", first]
         return [*command, *(["--ports", *others] if others else [])]
-
-    def prepare(self, service: Service) -> Callable[[], None] | None:
-        return None
 
 
 def _origin(service: Service) -> bytes:

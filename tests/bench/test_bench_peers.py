@@ -15,8 +15,6 @@ from cryptography import x509
 from bench import mesh
 from bench.__main__ import choose_peers
 from bench.peers import PEERS, Peer, Service, Speaks
-from bench.peers import mitmproxy as mitmproxy_module
-from bench.peers import pproxy as pproxy_module
 from bench.peers.envoy import EnvoyEgress, EnvoySidecar
 from bench.peers.koguma import KogumaEgress, KogumaSidecar
 from bench.peers.mitmproxy import Mitmproxy
@@ -48,9 +46,7 @@ def made(kind: type[Peer], folder: Path, services: list[Service]) -> Peer:
 @pytest.fixture(autouse=True)
 def installed(monkeypatch: pytest.MonkeyPatch) -> None:
     """A configuration is written all the same."""
-    for module in (mitmproxy_module, pproxy_module):
-        monkeypatch.setattr(module, "find_program", lambda name: f"/bin/{name}")
-    monkeypatch.setattr("bench.peers.envoy.find_program", lambda name: f"/bin/{name}")
+    monkeypatch.setattr("bench.peers.peer.find_program", lambda name: f"/bin/{name}")
 
 
 @pytest.mark.parametrize(

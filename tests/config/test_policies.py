@@ -26,6 +26,7 @@ from config.plan import (
     diff,
 )
 from config.planner import Health, Planned, Planner, Settings
+from config.policies import selection
 from config.policies.fields import RETRY_GRPC, RETRY_HTTP
 from config.policies.merge import leaves, merge
 from config.resources.meshtimeout import HttpTimeouts, TimeoutConf
@@ -588,6 +589,21 @@ def test_a_policy_that_never_was_good_is_absent(world: World) -> None:
     assert {state.name: state.health for state in planned.resources if state.kind == "MeshTimeout"} == {
         "p": Health.BROKEN, "q": Health.GOOD,
     }  # fmt: skip
+
+
+def test_what_nobody_is_told_any_more_is_kept_up_to_a_bound(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Services that are told something else in turn, while the policies stay the same."""
+    world.write("policies", *(connect(f"to-{team}", 7, {"kind": "MeshExternalService", "labels": {"team": team}})
+                              for team in ("red", "blue", "green")))  # fmt: skip
+
+    def kept_after(team: str) -> int:
+        world.write("app", yamlkit.mes("app", 443, HERE, labels={"team": team}))
+        assert world.connect_s() == 7
+        return len(world.planner._selections["default"].used)
+
+    assert [kept_after(team) for team in ("red", "blue", "green")] == [1, 2, 3]
+    monkeypatch.setattr(selection, "MAX_TERMS_KEPT", 2)
+    assert kept_after("red") == 1
 
 
 def test_a_service_that_is_stale_still_follows_its_policies(world: World) -> None:
