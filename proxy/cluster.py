@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -33,6 +34,7 @@ from proxy.outcome import Outcome
 from proxy.relay import Downstream, Upstream
 from proxy.resolution import Address
 from proxy.resolver import NameWatch, ResolverPool
+from proxy.splicing import End, Source, Splices
 from proxy.stats import ClusterStats
 from proxy.strategies import balancer_for, is_balanced_alike
 from proxy.throttle import Throttle
@@ -71,6 +73,7 @@ class Services:
     chance: Random = field(default_factory=Random)
     builds: Builds = field(default_factory=Builds)
     turns: Turns = field(default_factory=Turns)
+    splices: Splices = field(default_factory=Splices)
 
     def close(self) -> None:
         self.names.close()
@@ -342,6 +345,12 @@ class Cluster:
         if isinstance(exc, Refused):
             return exc.verdict
         return classify(exc, phase, self.plan.tls, now=self._services.wall_clock())
+
+    def splice(self, source: Source, sink: End, limit: int = sys.maxsize) -> bool:
+        """As :meth:`Splices.begin`, for a connection of ours."""
+        begins = self._services.splices.begin(source, sink, limit)
+        self.stats.upstream_cx_spliced_total += begins
+        return begins
 
     def byte_totals(self) -> tuple[int, int]:
         """(received, sent), living connections included."""

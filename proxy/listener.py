@@ -17,6 +17,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 from config.plan import Access, ListenerPlan, Protocol
+from proxy import splicing
 from proxy.acceptor import Acceptor
 from proxy.door import DoorAcceptor
 from proxy.http.h1_downstream import Http1Downstream
@@ -45,7 +46,7 @@ log = logging.getLogger("koguma.listener")
 BACKLOG = 4096
 SWEEP_INTERVAL_S = 5.0
 """How often the time limits of HTTP connections are looked at; each may be overrun by as much."""
-RESERVED_DESCRIPTORS = 64
+RESERVED_DESCRIPTORS = 64 + splicing.DESCRIPTORS
 
 
 class ConnectionLimit:

@@ -5,6 +5,10 @@ Who does what
     An :class:`Upstream` is the other side, over plain TCP, a unix socket, or a :class:`proxy.tls_stream.TlsStream`; it
     cannot tell which. Both are a :class:`Side`: what arrives on one is written to the other, in the same call.
 
+What much costs
+    A direction that has much to pass on, where neither side is TLS, is taken over by the kernel for as long as it has
+    (``splicing``).
+
 What bounds memory
     A side whose write buffer passes the high-water mark stops the *reading* of the other (and a buffer below the
     low-water mark resumes it), so at most one buffer and one read (256 KiB) wait per direction.
@@ -24,11 +28,14 @@ import asyncio
 import socket
 import ssl
 import struct
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol, cast
 
 from proxy.dialled import ClusterConnection, Idleness
+from proxy.large_reads import LARGE_READ_BYTES
 from proxy.outcome import Outcome
+from proxy.splicing import LARGE_READS
 from proxy.tasks import spawn
 from tls.handshake import Refused
 
@@ -37,6 +44,7 @@ if TYPE_CHECKING:
     from proxy.caller import Caller
     from proxy.cluster import Cluster
     from proxy.listener import Listener
+    from proxy.splicing import Splice
 
 _LINGER_RESET = struct.pack("ii", 1, 0)
 
@@ -46,6 +54,7 @@ class ByteTransport(Protocol):
 
     def write(self, data: bytes | memoryview[int]) -> None: ...
     def writelines(self, data: list[bytes]) -> None: ...
+    def get_write_buffer_size(self) -> int: ...
     def write_eof(self) -> None: ...
     def pause_reading(self) -> None: ...
     def resume_reading(self) -> None: ...
@@ -63,10 +72,15 @@ def reset(transport: ByteTransport) -> None:
     transport.abort()
 
 
-class Side(asyncio.Protocol):
-    """One end of a relay. ``forward`` and ``forward_all`` write to the other; ``received`` counts bytes read here."""
+class Side(asyncio.Protocol, ABC):
+    """One end of a relay. ``forward`` and ``forward_all`` write to the other; ``received`` counts bytes read here.
+    ``splice``: who reads them instead, for now.
+    """
 
-    __slots__ = ("closed", "ended", "forward", "forward_all", "other", "received", "transport")
+    __slots__ = (
+        "_cluster", "_large_reads", "closed", "ended", "forward", "forward_all", "other", "received", "splice",
+        "transport",
+    )  # fmt: skip
 
     transport: ByteTransport
     forward: Callable[[bytes], None]
@@ -77,14 +91,37 @@ class Side(asyncio.Protocol):
         self.received = 0
         self.ended = False
         self.closed = False
+        self.splice: Splice | None = None
+        self._large_reads = 0
+        self._cluster: Cluster | None = None
+
+    def much_received(self) -> None:
+        """Called after it was written on. Some in a row are a sign that more will come."""
+        self._large_reads += 1
+        self._begins_splice()
+
+    def _begins_splice(self) -> bool:
+        if self._large_reads < LARGE_READS or self.other is None or self._cluster is None:
+            return False
+        begins = self._cluster.splice(self, self.other)
+        if begins:
+            self._large_reads = 0
+        return begins
+
+    @abstractmethod
+    def socket_broke(self) -> None: ...
+
+    def spliced(self, nbytes: int) -> None:
+        self.received += nbytes
 
     def chunks_received(self, chunks: list[bytes]) -> None:
         """What one read brought in several pieces (TLS records): written on without joining them."""
         self.received += sum(map(len, chunks))
         self.forward_all(chunks)
 
-    def join(self, other: Side) -> None:
+    def join(self, other: Side, cluster: Cluster) -> None:
         self.other = other
+        self._cluster = cluster
         self.forward = other.transport.write
         self.forward_all = other.transport.writelines
 
@@ -93,8 +130,9 @@ class Side(asyncio.Protocol):
             self.other.transport.pause_reading()
 
     def resume_writing(self) -> None:
-        if self.other is not None and not self.other.ended:
-            self.other.transport.resume_reading()
+        other = self.other
+        if other is not None and other.splice is None and not other.ended and not other._begins_splice():
+            other.transport.resume_reading()
 
     def eof_received(self) -> bool:
         """End of stream: passed on as a half-close. True keeps our writing direction open."""
@@ -129,9 +167,17 @@ class Upstream(Side, ClusterConnection):
 
     def data_received(self, data: bytes) -> None:
         """Each side has its own: CPython remembers one class for each place in the code that it makes fast."""
-        self.received += len(data)
+        size = len(data)
+        self.received += size
         forward = self.forward
         forward(data)
+        if size >= LARGE_READ_BYTES:
+            self.much_received()
+
+    def socket_broke(self) -> None:
+        if self.downstream.outcome is None:
+            self.downstream.outcome = Outcome.UPSTREAM_RESET
+        self.transport.abort()
 
     def abandon(self) -> None:
         self.abandoned = True
@@ -188,9 +234,17 @@ class Downstream(Side):
 
     def data_received(self, data: bytes) -> None:
         """Each side has its own: CPython remembers one class for each place in the code that it makes fast."""
-        self.received += len(data)
+        size = len(data)
+        self.received += size
         forward = self.forward
         forward(data)
+        if size >= LARGE_READ_BYTES:
+            self.much_received()
+
+    def socket_broke(self) -> None:
+        if self.outcome is None:
+            self.outcome = Outcome.DOWNSTREAM_RESET
+        self.transport.abort()
 
     def _hold(self, data: bytes) -> None:
         """Until the upstream is there: keep what one read brought and read no more."""
@@ -219,8 +273,8 @@ class Downstream(Side):
         assert self.cluster is not None
         self.cluster.connections.add(upstream)
         self.upstream = upstream
-        upstream.join(self)
-        self.join(upstream)
+        upstream.join(self, self.cluster)
+        self.join(upstream, self.cluster)
         if self._held:
             if not self.ended:
                 self.transport.resume_reading()  # first: what is written now may fill the upstream, which pauses again
@@ -243,10 +297,17 @@ class Downstream(Side):
         """End the relay for a reason of ours. Closes what is open; accounting follows when the transports are gone."""
         if self.outcome is None:
             self.outcome = outcome
+        self._unsplice()
         if self.upstream is not None and not self.upstream.closed:
             self.upstream.transport.close()
         if not self.closed:
             self.transport.close()
+
+    def _unsplice(self) -> None:
+        """A side is lost, or about to be closed."""
+        for side in (self, self.upstream):
+            if side is not None and side.splice is not None:
+                side.splice.hand_back()
 
     def abort(self) -> None:
         """After :meth:`end`, for peers that do not take what is left for them."""
@@ -263,6 +324,8 @@ class Downstream(Side):
                 self.outcome = Outcome.UPSTREAM_TLS_FAILED
             else:
                 self.outcome = Outcome.UPSTREAM_RESET
+        if self.splice is not None or (self.upstream is not None and self.upstream.splice is not None):
+            self._unsplice()
         if not self.closed:
             if self.outcome is Outcome.UPSTREAM_RESET:
                 reset(self.transport)
@@ -281,6 +344,8 @@ class Downstream(Side):
         else:
             if self.outcome is None:
                 self.outcome = Outcome.COMPLETED if exc is None else Outcome.DOWNSTREAM_RESET
+            if self.splice is not None or upstream.splice is not None:
+                self._unsplice()
             if not upstream.closed:
                 if self.outcome is Outcome.DOWNSTREAM_RESET:
                     reset(upstream.transport)

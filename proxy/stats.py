@@ -189,6 +189,7 @@ class ClusterStats(Stats):
         "upstream_rq_active_overflow",
         "upstream_cx_http2_total",
         "upstream_cx_close_notify",
+        "upstream_cx_spliced_total",
     )
     gauges = ("upstream_cx_active", "upstream_rq_active", "upstream_rq_pending_active")
     histograms = ("upstream_cx_connect_ms", "upstream_cx_length_ms", "upstream_rq_time")
@@ -245,6 +246,8 @@ class ClusterStats(Stats):
     upstream_rq_active_overflow: int
     upstream_cx_http2_total: int
     upstream_cx_close_notify: int
+    upstream_cx_spliced_total: int
+    """Times that the kernel has taken over a direction of a connection."""
     upstream_cx_active: int
     upstream_rq_active: int
     upstream_rq_pending_active: int

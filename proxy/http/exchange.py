@@ -35,6 +35,7 @@ from proxy.http.retries import Retry, retry_for
 from proxy.http.timeouts import STREAM_IDLE_TIMEOUT_S
 from proxy.outcome import Outcome
 from proxy.peer_counts import REQUESTS
+from proxy.splicing import End
 from proxy.wire import NONE, BadMessage, Field, RequestHead, ResponseHead
 
 if TYPE_CHECKING:
@@ -64,6 +65,10 @@ class Client(Protocol):
     def congested(self) -> bool: ...
     @property
     def peer(self) -> PeerName: ...
+    @property
+    def takes_as_it_comes(self) -> Recipient | None:
+        """Where a body may be written without being framed, or looked at."""
+
     def response_head(self, head: ResponseHead, elapsed_ms: int) -> None:
         """The final head, ``elapsed_ms`` after the request was sent on. May wait for the first data."""
 
@@ -98,6 +103,13 @@ class Client(Protocol):
 
     def close(self) -> None:
         """A tunnel has ended."""
+
+
+class Recipient(End, Protocol):
+    """A client's connection, whose response does not pass by its protocol."""
+
+    def passed_by(self, nbytes: int) -> None:
+        """So many bytes of the response's body."""
 
 
 class Origin(Protocol):
@@ -428,6 +440,13 @@ class Exchange:
     def response_data(self, data: bytes, last: bool = False) -> None:
         self.sent += len(data)
         self.client.response_data(data, last)
+
+    def response_passed_by(self, nbytes: int) -> None:
+        """So much of the body went to the client without having been here."""
+        self.sent += nbytes
+        recipient = self.client.takes_as_it_comes
+        assert recipient is not None
+        recipient.passed_by(nbytes)
 
     def response_end(self, trailers: Sequence[Field] | None, grpc_status: bytes | None = None) -> None:
         """The response is whole; its connection is the pool's again. ``grpc_status``: what a gRPC service said."""

@@ -260,6 +260,18 @@ class Http1Downstream(asyncio.Protocol):
             self.transport.write(data)
         self._pending = b""
 
+    @property
+    def takes_as_it_comes(self) -> Http1Downstream | None:
+        return None if self._framing == CHUNKED or self._pending else self
+
+    def passed_by(self, nbytes: int) -> None:
+        self.sent += nbytes
+
+    def socket_broke(self) -> None:
+        if self.outcome is None:
+            self.outcome = Outcome.DOWNSTREAM_RESET
+        self.transport.abort()
+
     def response_flush(self) -> None:
         if self._pending:
             self._write(self._pending)

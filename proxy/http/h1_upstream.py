@@ -4,6 +4,9 @@ It goes back to the pool only when the response ended where its framing said, th
 want to go on, and not one byte came beyond the response: whatever an origin sends unasked would otherwise be taken for
 the answer to somebody else's request. Nor does it while bytes of the request wait unsent, for the next would wait
 behind them.
+
+A large body whose length was given is spliced (``splicing``) to a client that has it as it is: all but its last bytes,
+which come here again, so that a message ends in one place only.
 """
 
 from __future__ import annotations
@@ -16,7 +19,9 @@ from proxy.balance import Endpoint
 from proxy.http.headers import asks_for_upgrade, rendered_request
 from proxy.http.pool import PooledConnection
 from proxy.http.request_id import next_id
+from proxy.large_reads import LARGE_READ_BYTES
 from proxy.outcome import Outcome
+from proxy.splicing import SMALL_BYTES
 from proxy.wire import UNTIL_CLOSE, BadMessage, Field, ResponseHead
 from proxy.wire.body import chunk, last_chunk
 from proxy.wire.h1 import ResponseReader
@@ -25,7 +30,12 @@ from tls.handshake import Refused
 if TYPE_CHECKING:
     from proxy.http.exchange import Exchange
     from proxy.http.h1_pool import Http1Pool
+    from proxy.splicing import Splice
     from tls.policy import Origination
+
+
+SPLICED_BYTES = 512 * 1024
+"""If no more than this is left of a body, it is not worth the beginning."""
 
 
 class Http1Upstream(PooledConnection):
@@ -33,7 +43,7 @@ class Http1Upstream(PooledConnection):
 
     __slots__ = (
         "_congested", "_finished", "_keep", "_pool", "_reader", "_received_before", "_trailers", "_tunnel", "exchange",
-        "sent_bytes", "wants_end",
+        "sent_bytes", "splice", "wants_end",
     )  # fmt: skip
 
     may_refuse = False
@@ -50,6 +60,7 @@ class Http1Upstream(PooledConnection):
         self._tunnel = False
         self.exchange: Exchange | None = None
         self.sent_bytes = 0
+        self.splice: Splice | None = None
         self.wants_end = False
 
     @property
@@ -65,6 +76,8 @@ class Http1Upstream(PooledConnection):
         if not self.connected:
             return
         self.failure = exc
+        if self.splice is not None:
+            self.splice.hand_back()
         exchange, self.exchange = self.exchange, None
         is_tls = isinstance(exc, (ssl.SSLError, Refused))
         self._pool.lost(self, Outcome.UPSTREAM_TLS_FAILED if is_tls else None)
@@ -129,6 +142,8 @@ class Http1Upstream(PooledConnection):
 
     def cancel(self) -> None:
         """The exchange is over before its response: the connection cannot be used any more."""
+        if self.splice is not None:
+            self.splice.end()
         self.exchange = None
         self._reader.stop()
         self.retired = True
@@ -153,7 +168,24 @@ class Http1Upstream(PooledConnection):
         self.transport.pause_reading()
 
     def resume_reading(self) -> None:
-        self.transport.resume_reading()
+        if self.splice is None and not self._begins_splice():
+            self.transport.resume_reading()
+
+    def _begins_splice(self) -> bool:
+        exchange, left = self.exchange, self._reader.body_left
+        if left < SPLICED_BYTES or exchange is None:
+            return False
+        client = exchange.client.takes_as_it_comes
+        return client is not None and self._pool.cluster.splice(self, client, left - SMALL_BYTES)
+
+    def spliced(self, nbytes: int) -> None:
+        self.received += nbytes
+        self._reader.passed_by(nbytes)
+        assert self.exchange is not None
+        self.exchange.response_passed_by(nbytes)
+
+    def socket_broke(self) -> None:
+        self.transport.abort()
 
     def data_received(self, data: bytes) -> None:
         self.received += len(data)
@@ -170,8 +202,10 @@ class Http1Upstream(PooledConnection):
             return
         if self._finished:
             self._finish()
-        else:
-            exchange.client.response_flush()
+            return
+        exchange.client.response_flush()
+        if len(data) >= LARGE_READ_BYTES:
+            self._begins_splice()
 
     def eof_received(self) -> bool:
         self.ended = True

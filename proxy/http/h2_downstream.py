@@ -130,6 +130,10 @@ class ClientStream(Stream):
     def peer(self) -> PeerName:
         return cast("PeerName", self._owner.transport.get_extra_info("peername"))
 
+    @property
+    def takes_as_it_comes(self) -> None:
+        return None
+
     def response_head(self, head: ResponseHead, elapsed_ms: int) -> None:
         rendered = response_block(head)
         is_whole = head.body == NONE or head.body == 0

@@ -86,6 +86,15 @@ class _Reader(ABC, Generic[Head]):
         """Do bytes wait behind the end of the message? Then read no more from the connection."""
         return self._behind or bool(self._kept)
 
+    @property
+    def body_left(self) -> int:
+        """What is missing of a body whose length was given; else 0."""
+        return self._left if self._state == _LENGTH else 0
+
+    def passed_by(self, nbytes: int) -> None:
+        """So much of ``body_left``, and not all, went to whoever it is for without having been here."""
+        self._left -= nbytes
+
     def receive(self, data: bytes, at: int = 0) -> None:
         """Work through ``data[at:]`` until it is used up, or the message has ended and no other is asked for.
 

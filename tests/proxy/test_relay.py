@@ -149,7 +149,9 @@ def buffered(rig: Rig) -> int:
     """The bytes that wait inside the proxy, both ways."""
     relay = rig.relay()
     assert relay.upstream is not None
-    return sum(side.transport.get_write_buffer_size() for side in (relay, relay.upstream))  # type: ignore[attr-defined]
+    sides = relay, relay.upstream
+    in_pipes = sum(side.splice.held for side in sides if side.splice is not None)
+    return in_pipes + sum(side.transport.get_write_buffer_size() for side in sides)
 
 
 LIMIT_BYTES = 2 * 256 * 1024 + 64 * 1024
