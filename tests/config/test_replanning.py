@@ -30,10 +30,13 @@ def settings() -> Settings:
 
 
 class Walk:
-    """Documents, every one of which is valid, and random changes of them."""
+    """Documents, every one of which is valid, and random changes of them. ``names_collide``: some have the display name
+    of another, and so its identifier.
+    """
 
-    def __init__(self, folder: Path, seed: int) -> None:
+    def __init__(self, folder: Path, seed: int, *, names_collide: bool = False) -> None:
         self.rng = Random(seed)
+        self.names_collide = names_collide
         self.folder = folder / "resources"
         self.folder.mkdir()
         self.dataplane_file = folder / "dp.yaml"
@@ -55,7 +58,7 @@ class Walk:
         tls = yamlkit.tls(ca=yamlkit.from_secret("ca")) if rng.random() < 0.4 else None
         labels = {"team": rng.choice("ab")} if rng.random() < 0.7 else {}
         if rng.random() < 0.2:
-            labels["kuma.io/display-name"] = f"{name}-shown"
+            labels["kuma.io/display-name"] = "s0" if self.names_collide else f"{name}-shown"
         endpoints = [{"address": f"192.0.2.{rng.randrange(1, 4)}", "port": 443}]
         more = {"creationTime": f"2025-01-0{rng.randrange(1, 4)}T00:00:00Z"} if rng.random() < 0.5 else {}
         document = yamlkit.mes(name, 443, endpoints, labels=labels, **({"tls": tls} if tls else {}))
@@ -123,3 +126,16 @@ def test_what_is_remembered_makes_no_difference(tmp_path: Path, seed: int) -> No
         planned = walk.plan(walk.planner, anew=False)
         assert not planned.has_errors, planned.problems
         assert shown(planned) == shown(walk.plan(fresh, anew=True))
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_of_two_with_one_identifier_the_same_runs_whatever_came_first(tmp_path: Path, seed: int) -> None:
+    walk = Walk(tmp_path, seed, names_collide=True)
+    collided = 0
+    for _ in range(STEPS):
+        for step in walk.rng.sample(walk.steps, walk.rng.randrange(1, 3)):
+            step()
+        planned, fresh = walk.plan(walk.planner, anew=False), walk.plan(Planner(settings()), anew=True)
+        collided += any("give one another display name" in problem.message for problem in planned.problems)
+        assert shown(planned) == shown(fresh)
+    assert collided
