@@ -5,10 +5,14 @@ A :class:`Connection` takes bytes by ``receive`` and collects what is to be sent
 whoever speaks through it and takes what is to be sent. Heads are the neutral ones of ``proxy.wire``, and shared.
 Fields that are sent are a :class:`FieldBlock`, encoded once as long as it is used again.
 
-    codes       error codes, Broken                     compress     HPACK: blocks to bytes
-    limits      what we announce, what we put up with   decompress   HPACK: bytes to fields
-    budget      what a peer may do on credit            heads        fields to heads and trailers
-    frames      their layout                            stream, connection
+    connection      what everything meets in            codes        error codes, Broken
+    header_frames   HEADERS and CONTINUATION            limits       what we announce, what we put up with
+    control_frames  all others but DATA                 budget       what a peer may do on credit
+    turns           what had to wait is sent            frames       their layout
+    passing         DATA that only passes through       compress     HPACK: blocks to bytes
+    past            how streams ended                   decompress   HPACK: bytes to fields
+    stream          one request and its response        heads        fields to heads and trailers
+                                                        blocks       bytes to heads and trailers
 """
 
 from __future__ import annotations

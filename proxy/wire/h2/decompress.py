@@ -10,7 +10,6 @@ least an octet, so the number of fields is bounded apart.
 
 from __future__ import annotations
 
-from itertools import chain
 from typing import Final
 
 from hpack.exceptions import HPACKDecodingError
@@ -126,11 +125,6 @@ class Decoder:
         while self._size > size and len(table) > _FIRST_DYNAMIC:
             name, value = table.pop()
             self._size -= len(name) + len(value) + ENTRY_BYTES
-
-
-def list_size(fields: list[Field]) -> int:
-    """RFC 9113 §6.5.2: SETTINGS_MAX_HEADER_LIST_SIZE."""
-    return ENTRY_BYTES * len(fields) + sum(map(len, chain.from_iterable(fields)))
 
 
 def _integer(block: bytes, at: int, value: int) -> tuple[int, int]:

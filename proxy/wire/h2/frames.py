@@ -60,6 +60,15 @@ def frame(kind: int, flags: int, stream_id: int, payload: bytes) -> bytes:
     return pack_head(length >> 8, length & 0xFF, kind, flags, stream_id) + payload
 
 
+def headers_frames(stream_id: int, block: bytes, end: bool) -> bytes:
+    """A block that is too large for one frame (RFC 9113 §4.3)."""
+    frames = [frame(HEADERS, end, stream_id, block[:FRAME_BYTES])]
+    for at in range(FRAME_BYTES, len(block), FRAME_BYTES):
+        flags = END_HEADERS if at + FRAME_BYTES >= len(block) else 0
+        frames.append(frame(CONTINUATION, flags, stream_id, block[at : at + FRAME_BYTES]))
+    return b"".join(frames)
+
+
 def settings_frame(values: dict[int, int]) -> bytes:
     return frame(SETTINGS, 0, 0, b"".join([_SETTING.pack(*setting) for setting in values.items()]))
 

@@ -1,7 +1,7 @@
 """One request and its response, seen from one side (RFC 9113 §5.1): what it hears, and what it is told.
 
 What is sent goes out at once where both windows allow it, the transport takes it and nobody waits; else it queues
-here, and the connection sends it on in turn (``Connection._pump``). Nothing is refused for want of window: whoever
+here, and the connection sends it on in turn (``turns``). Nothing is refused for want of window: whoever
 sends looks at ``queued`` and stops.
 """
 

@@ -303,8 +303,8 @@ class TestWhatIsHeld:
             rig.sent()
         connection = rig.connection
         assert connection.streams == {}
-        assert len(connection._reset_streams) <= 1024
-        assert len(connection._skipped) <= 16
+        assert len(connection._past.resets) <= 1024
+        assert len(connection._past.skips) <= 16
         assert len(connection.encoder.remembered) <= 128
 
 

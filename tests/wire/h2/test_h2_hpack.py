@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from proxy.wire import Field
 from proxy.wire.h2 import FieldBlock, compress, decompress, literal
 from proxy.wire.h2.compress import STATIC, Encoder, integer
-from proxy.wire.h2.decompress import BadBlock, Decoder, Inflated, list_size
+from proxy.wire.h2.decompress import BadBlock, Decoder, Inflated
 from tests.differential.depth import laws
 
 Fields = list[tuple[bytes, bytes]]
@@ -323,7 +323,7 @@ class TestDecoder:
         decoder.decode(literal_inserted(b"x", b"v" * 4000))
         fields = decoder.decode(b"\xbe" * 60_000)
         assert len({id(field) for field in fields}) == 1
-        assert list_size(fields) == 60_000 * (32 + 1 + 4000)
+        assert len(fields) == 60_000
 
 
 def literal_inserted(name: bytes, value: bytes) -> bytes:

@@ -249,7 +249,7 @@ def test_resets_are_remembered_and_the_oldest_forgotten() -> None:
     rig.feed(rig.headers(last.id, OK))
     for stream_id in (1, 951, 953, 2999):  # forgotten or not, what is under way breaks nothing
         rig.feed(rig.headers(stream_id, OK, end=False), raw(DATA, END_STREAM, stream_id, b"late"))
-    assert len(rig.connection._reset_streams) == 1024
+    assert len(rig.connection._past.resets) == 1024
     assert rig.broken_by(raw(DATA, 0, last.id, b"x")).code is ErrorCode.STREAM_CLOSED
 
 
@@ -257,5 +257,5 @@ def test_skipped_streams_are_remembered_and_bounded() -> None:
     rig = Rig()
     for number in range(40):
         rig.request(1 + 6 * number)
-    assert len(rig.connection._skipped) == 16
+    assert len(rig.connection._past.skips) == 16
     assert rig.broken_by(rig.headers(1 + 6 * 38 + 2, GET)).code is ErrorCode.PROTOCOL_ERROR
