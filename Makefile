@@ -20,13 +20,18 @@ unexport PYTHONDONTWRITEBYTECODE
 INSTALL = $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check
 PYTEST = $(VENV)/bin/python -m pytest -n $(WORKERS)
 
-.PHONY: demo test test-again test-slow bench check clean
+.PHONY: demo test test-portable test-again test-slow bench check clean
 
 demo: $(VENV)/.installed
 	@$(VENV)/bin/koguma demo
 
 test: $(VENV)/.installed-dev
 	$(PYTEST) -m "not slow"
+
+# What another Python may do otherwise: argparse, pickle, asyncio, ssl. CI runs it on the newest.
+test-portable: $(VENV)/.installed-dev
+	$(PYTEST) tests/e2e/test_workers.py $(addprefix tests/tls/test_tls_,context.py handshake.py verdict.py) \
+	    $(addprefix tests/proxy/test_,options.py tls_stream.py workers_channel.py workers_process.py)
 
 # What failed last time, one after the other and with the machine to itself.
 test-again: $(VENV)/.installed-dev

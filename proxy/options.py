@@ -341,11 +341,11 @@ def add_run(parser: argparse.ArgumentParser, environ: Mapping[str, str]) -> None
         "--drain-untrusted", action="store_true",
         help="when trust changes, end inbound connections whose peers would be refused now (default: they stay)",
     )  # fmt: skip
-    parser.add_argument(
-        "--dns-enabled", action=argparse.BooleanOptionalAction, type=_type(boolean, "true or false"),
-        default=environ.get("KUMA_DNS_ENABLED"),
+    dns_enabled = parser.add_argument(
+        "--dns-enabled", action=argparse.BooleanOptionalAction, default=environ.get("KUMA_DNS_ENABLED"),
         help="serve DNS (default: once there are names of the mesh to serve) [KUMA_DNS_ENABLED]",
     )  # fmt: skip
+    dns_enabled.type = _type(boolean, "true or false")  # of the default; Python 3.14 takes no argument for it
     add_dns_listener(parser, environ)
     parser.add_argument(
         "--concurrency", metavar="N", type=_type(_concurrency, "a number of workers"),

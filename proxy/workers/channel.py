@@ -17,8 +17,12 @@ import pickle
 import socket
 import sys
 from dataclasses import is_dataclass
+from datetime import datetime, timedelta, timezone
 from enum import Enum
 from functools import lru_cache
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
+from pathlib import PosixPath
+from ssl import TLSVersion
 from typing import Any
 
 from proxy.stats import Histogram, Stats
@@ -31,17 +35,19 @@ _HEADER_BYTES = 4
 _VALUES = (Enum, Stats, Histogram)
 _PACKAGES = frozenset({"proxy", "config", "tls"})
 _OTHERS = frozenset(
-    {
-        ("datetime", "datetime"),
-        ("datetime", "timedelta"),
-        ("datetime", "timezone"),
-        ("ipaddress", "IPv4Address"),
-        ("ipaddress", "IPv4Network"),
-        ("ipaddress", "IPv6Address"),
-        ("ipaddress", "IPv6Network"),
-        ("pathlib", "PosixPath"),
-        ("ssl", "TLSVersion"),
-    }
+    # By the names that pickles have for them: that of a path has changed from one Python to the next.
+    (kind.__module__, kind.__qualname__)
+    for kind in (
+        datetime,
+        timedelta,
+        timezone,
+        IPv4Address,
+        IPv4Network,
+        IPv6Address,
+        IPv6Network,
+        PosixPath,
+        TLSVersion,
+    )
 )
 
 

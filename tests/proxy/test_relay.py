@@ -4,10 +4,12 @@ accounted for exactly once and freed at its end.
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import socket
 import threading
 import time
+from asyncio import selector_events
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -190,7 +192,17 @@ def test_a_peer_that_does_not_read_stops_the_application(serve: Callable[..., tu
     assert rig.wait_for_end() == [Outcome.COMPLETED]
 
 
-def test_an_application_that_does_not_read_stops_the_peer(serve: Callable[..., tuple[Peer, Rig]]) -> None:
+def never_says_stop() -> bool:
+    """Some versions of asyncio, from Python 3.12 on: what writelines() is given fills their buffer for ever."""
+    writelines = vars(selector_events._SelectorSocketTransport).get("writelines")
+    return writelines is not None and "_maybe_pause_protocol" not in writelines.__code__.co_names
+
+
+def test_an_application_that_does_not_read_stops_the_peer(
+    serve: Callable[..., tuple[Peer, Rig]], loop: LoopThread
+) -> None:
+    if isinstance(loop.loop, asyncio.SelectorEventLoop) and never_says_stop():
+        pytest.skip("writelines() of this Python's own event loop, on which nothing runs but tests, never says stop")
     size = 24 * payload.MIB
     _, rig = serve(peers.source(size))
     with client.connect(rig.port) as app:

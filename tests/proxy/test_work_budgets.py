@@ -70,7 +70,7 @@ WORK = {
     "tcp chunk, tls": Work(chunks(CHUNK), Echo, Protocol.TCP, True, 5, 5),
     "tcp large chunk, tls": Work(chunks(LARGE_CHUNK), Echo, Protocol.TCP, True, 5, 5),
     "tcp connection": Work(lambda: Visitor(CHUNK), Echo, Protocol.TCP, False, 55, 24),
-    "tcp connection, tls": Work(lambda: Visitor(CHUNK), Echo, Protocol.TCP, True, 110, 48),
+    "tcp connection, tls": Work(lambda: Visitor(CHUNK), Echo, Protocol.TCP, True, 110, 50),
     "h1 GET": Work(request(GET), Http1Origin, Protocol.HTTP, False, 41, 15),
     "h1 GET, tls": Work(request(GET), Http1Origin, Protocol.HTTP, True, 45, 20),
     "h1 POST": Work(request(POST), Http1Origin, Protocol.HTTP, False, 48, 17),
