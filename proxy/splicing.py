@@ -9,6 +9,8 @@ where they were, and the transports get it back as soon as this is no help.
     ----------------------------------    --------------------------------------------------------------------------
     the end of the stream, or of what     the transport reads again, and meets the end itself
     may be spliced; little at a time
+    a socket that is ready, and is not    likewise: splice stands before urgent data (RFC 9293 §3.8.5), which a read
+                                          passes over, and the loop would turn for as long
     a sink that is full                   the source is left alone until the sink has taken what is in the pipe
     a fault of a socket                   the kernel tells of it once: :meth:`End.socket_broke` is told
     nobody sends or takes any more        what is in the pipe goes to the sink's transport, which the source's stops for
@@ -201,6 +203,9 @@ class Splice:
                 try:
                     taken = os.splice(self._source_socket, self._to_pipe, min(PIPE_BYTES, self._left), flags=_FLAGS)
                 except BlockingIOError:
+                    if self._moved == last - TURN_BYTES:
+                        self.hand_back()  # it was said to be readable, and would be again at once
+                        return
                     break
                 except OSError as exc:
                     self._failed(exc, self._source)
@@ -218,6 +223,9 @@ class Splice:
                 given = 0
             except OSError as exc:
                 self._failed(exc, self._sink)
+                return
+            if not (taken or given):
+                self.hand_back()  # the same of one that was said to be writable
                 return
             self.held -= given
             self._moved += given

@@ -187,6 +187,46 @@ def test_what_is_within_tls_is_not_spliced(one_loop: LoopThread, begun: Begun) -
     assert not begun.any
 
 
+def test_urgent_data_does_not_stop_the_flow(serve: Callable[..., tuple[Peer, Rig]]) -> None:
+    """Splice goes no further than to where it was, and epoll says all the while that there is something to read."""
+    release = threading.Event()
+
+    def urge(visit: Visit) -> None:
+        visit.stream.sock.send(b"!", socket.MSG_OOB)
+        visit.send(b"behind")
+        visit.read_to_end()
+
+    _, rig = serve(feed(release, urge))
+    with client.connect(rig.port) as app:
+        client.read_exactly(app, MUCH)
+        wait_for_splice(rig, "upstream")
+        release.set()
+        assert client.read_exactly(app, 6) == b"behind", "as where it is read, which does not ask for urgent data"
+    assert rig.wait_for_end() == [Outcome.COMPLETED]
+
+
+def test_a_sink_that_only_seems_to_be_writable(
+    serve: Callable[..., tuple[Peer, Rig]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where the kernel has no memory for it: the transport has it then, with what is in the pipe."""
+    splice = os.splice
+    refused: list[int] = []
+
+    def into_the_source_only(source: int, sink: int, count: int, *, flags: int) -> int:
+        one = next(iter(rig.services.splices.active))
+        if source == one._from_pipe:
+            refused.append(count)
+            raise BlockingIOError
+        return splice(source, sink, count, flags=flags)
+
+    monkeypatch.setattr(os, "splice", into_the_source_only)
+    _, rig = serve(peers.source(SIZE))
+    with client.connect(rig.port) as app:
+        assert client.digest_to_end(app) == (SIZE, payload.sha256(SIZE))
+    assert refused
+    assert rig.wait_for_end() == [Outcome.COMPLETED]
+
+
 # Ends
 
 
