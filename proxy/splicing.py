@@ -108,35 +108,41 @@ class Splices:
         reads, writes = source.transport, sink.transport
         if not (self._is_able and isinstance(reads, _PLAIN) and isinstance(writes, _PLAIN)):
             return False
-        if len(self.active) == MAX_SPLICES or reads.is_closing() or writes.is_closing():
+        if len(self.active) >= MAX_SPLICES or reads.is_closing() or writes.is_closing():
             return False
         if writes.get_write_buffer_size():
             return False  # it would be overtaken
         try:
             splice = Splice(self, source, sink, limit)
         except OSError:
+            self._rest()
             return False  # there are no more descriptors, or pipes
         reads.pause_reading()
         source.splice = splice
         self.active.add(splice)
-        splice.start()
         return True
 
     def watch(self, descriptor: int, events: int, splice: Splice) -> None:
+        """Raises ``OSError`` where the kernel has no room for that."""
         if self._epoll is None:
             self._epoll = select.epoll()
             self._loop.add_reader(self._epoll.fileno(), self._go_on)
             self._sweep = self._loop.call_later(SWEEP_INTERVAL_S, self._look_for_idle)
-        self._by_descriptor[descriptor] = splice
         self._epoll.register(descriptor, events)
+        self._by_descriptor[descriptor] = splice
 
     def unwatch(self, descriptor: int) -> None:
-        assert self._epoll is not None
-        del self._by_descriptor[descriptor]
-        self._epoll.unregister(descriptor)
+        """Harmless where it is not watched."""
+        if self._by_descriptor.pop(descriptor, None) is not None:
+            assert self._epoll is not None
+            self._epoll.unregister(descriptor)
 
     def ended(self, splice: Splice) -> None:
         self.active.discard(splice)
+        self._rest()
+
+    def _rest(self) -> None:
+        """While there is none."""
         if not self.active and self._epoll is not None and self._sweep is not None:
             self._loop.remove_reader(self._epoll.fileno())
             self._epoll.close()
@@ -188,11 +194,9 @@ class Splice:
             opened.callback(os.close, self._from_pipe)
             opened.callback(os.close, self._to_pipe)
             fcntl.fcntl(self._to_pipe, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
+            self._watched = self._source_socket
+            splices.watch(self._source_socket, select.EPOLLIN, self)
             opened.pop_all()
-        self._watched = self._source_socket
-
-    def start(self) -> None:
-        self._splices.watch(self._source_socket, select.EPOLLIN, self)
 
     def go_on(self) -> None:
         """As far as the sockets go, up to ``TURN_BYTES``."""
@@ -244,7 +248,10 @@ class Splice:
         if descriptor != self._watched:
             self._splices.unwatch(self._watched)
             self._watched = descriptor
-            self._splices.watch(descriptor, events, self)
+            try:
+                self._splices.watch(descriptor, events, self)
+            except OSError:
+                self.hand_back()
 
     def _failed(self, exc: OSError, end: End) -> None:
         if exc.errno in _CANNOT:

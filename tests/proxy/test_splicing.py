@@ -9,6 +9,7 @@ import errno
 import fcntl
 import gc
 import os
+import select
 import socket
 import sys
 import termios
@@ -16,6 +17,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import cast
 
 import pytest
@@ -491,6 +493,48 @@ def test_without_descriptors_or_pipes_it_is_read_and_written(
     relay_whole(rig)
     assert begun.answers
     assert not begun.any
+    poll.until(lambda: descriptors() <= before, "every descriptor to be closed")
+
+
+class Epoll:
+    """Has room for so many, one after the other."""
+
+    room = 0
+
+    def __init__(self) -> None:
+        self._epoll = select.epoll()
+
+    def register(self, descriptor: int, events: int) -> None:
+        if not Epoll.room:
+            raise OSError(errno.ENOSPC, "too many")
+        Epoll.room -= 1
+        self._epoll.register(descriptor, events)
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._epoll, name)
+
+
+def without_descriptors() -> Epoll:
+    raise OSError(errno.EMFILE, "too many")
+
+
+@pytest.mark.parametrize("lacking", ["a descriptor", "room for the source", "room for the sink"])
+def test_where_sockets_cannot_be_watched_they_are_read_and_written(
+    lacking: str, serve: Callable[..., tuple[Peer, Rig]], begun: Begun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An epoll is a descriptor like others, and of what is in one a user has only so much (epoll(7))."""
+    Epoll.room = 1 if lacking == "room for the sink" else 0
+    made = without_descriptors if lacking == "a descriptor" else Epoll
+    monkeypatch.setattr(
+        splicing, "select", SimpleNamespace(epoll=made, EPOLLIN=select.EPOLLIN, EPOLLOUT=select.EPOLLOUT)
+    )
+    _, rig = serve(peers.source(SIZE))
+    before = descriptors()
+    with client.connect(rig.port) as app:
+        rig.loop.until(lambda: begun.answers and not rig.services.splices.active, "it to be tried")
+        assert client.digest_to_end(app) == (SIZE, payload.sha256(SIZE))
+    assert rig.wait_for_end() == [Outcome.COMPLETED]
+    assert begun.answers.count(True) == (lacking == "room for the sink")
     poll.until(lambda: descriptors() <= before, "every descriptor to be closed")
 
 
