@@ -431,6 +431,41 @@ def test_a_spliced_relay_is_freed_without_the_collector(serve: Callable[..., tup
         gc.enable()
 
 
+# Rest
+
+
+def turns(rig: Rig, calls: list[int]) -> bool:
+    """Whether the loop is busy while nothing moves; ``calls`` are those of the splices."""
+    before_s, before = rig.loop.look(time.thread_time), len(calls)
+    time.sleep(0.25)
+    return rig.loop.look(time.thread_time) - before_s > 0.05 or len(calls) - before > 5
+
+
+@pytest.mark.parametrize("half_closed", [False, True], ids=["both go on", "one has ended"])
+def test_the_loop_rests_while_nothing_moves(
+    half_closed: bool, serve: Callable[..., tuple[Peer, Rig]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With a sink that is full, then with a source that is silent, of which none is watched for what it has."""
+    calls: list[int] = []
+    go_on = Splices._go_on
+    monkeypatch.setattr(Splices, "_go_on", lambda splices: (calls.append(1), go_on(splices)))
+    release = threading.Event()
+    _, rig = serve(feed(release, lambda visit: visit.reset()))
+    with client.connect(rig.port) as app:
+        if half_closed:
+            app.shutdown(socket.SHUT_WR)
+        splice = wait_for_full(rig, "upstream")
+        assert not turns(rig, calls), "the sink takes nothing"
+        client.read_exactly(app, MUCH)
+        rig.loop.until(lambda: not splice.held, "all of it to have gone")
+        assert splice_of(rig, "upstream") is splice
+        assert not turns(rig, calls), "the source sends nothing"
+        release.set()
+        assert client.was_reset(app)
+        rig.wait_for_end()
+        assert not turns(rig, calls), "it is over"
+
+
 # Where it cannot be
 
 
