@@ -107,9 +107,9 @@ class App(ABC):
 
 
 class Nginx(App):
-    """HTTP that answers ``hello from nginx`` on ``/`` and a file of ``body_bytes`` on ``/big``, and keeps what is PUT
-    below ``/uploads/``; TLS with an identity, mTLS with a client CA as well. ``X-Client`` and ``X-Sni`` of the answer
-    tell what nginx saw.
+    """HTTP that answers ``hello from nginx`` on ``/`` and a file of ``body_bytes`` on ``/big``, and on ``/limited`` at
+    32 MiB/s, and keeps what is PUT below ``/uploads/``; TLS with an identity, mTLS with a client CA as well.
+    ``X-Client`` and ``X-Sni`` of the answer tell what nginx saw.
 
     ``http2``: HTTP/2 (without TLS, nothing else). ``keepalive_requests``: of one connection, which then ends.
     """
@@ -159,12 +159,14 @@ error_log {self.directory}/error.log;
 events {{ worker_connections 2048; }}
 http {{
     access_log off;
+    sendfile on;
     keepalive_requests {self.keepalive_requests};
 {temporary}
     server {{
         {" ".join(lines)}
         location = / {{ return 200 "hello from nginx"; }}
         location = /big {{ root {self.directory}; }}
+        location = /limited {{ alias {self.directory}/big; limit_rate 32m; }}
         location /uploads/ {{ root {self.directory}; client_max_body_size 0; dav_methods PUT; }}
     }}
 }}
