@@ -316,12 +316,15 @@ class Http1Downstream(asyncio.Protocol):
         self._waits_for_client = self.congested
         if self._closing or self.congested:
             return
+        had_paused = self._reading_paused
         try:
             self._reader.next_message()
         except BadMessage as bad:
             self._refuse(bad)
             return
-        if self._reading_paused:
+        if had_paused and self._reader.pending:
+            self.pause_reading()  # who began the request may have resumed it for the body, before what is behind it
+        elif self._reading_paused:
             self.resume_reading()
             if self.exchange is None:
                 self._note_head()  # it had waited

@@ -239,6 +239,16 @@ def test_a_pipelined_body_belongs_to_its_request(one_loop: LoopThread) -> None:
         assert [message.body for message in origin.requests] == [b"abc", b"", b"abc", b""]
 
 
+def test_a_client_that_ends_behind_pipelined_bodies_has_all_its_responses(one_loop: LoopThread) -> None:
+    """The end is not read before what is pipelined has been dealt with: it would make a response the last one."""
+    with Origin(always(measured)) as origin, HttpRig(one_loop, [origin]) as rig, Wire(rig.port) as wire:
+        wire.get()
+        wire.send((put(3) + b"abc") * 4)
+        wire.half_close()
+        assert [wire.response().body[:2] for _ in range(4)] == [b"3 "] * 4
+        assert wire.read_to_end() == b""
+
+
 # Targets
 
 
