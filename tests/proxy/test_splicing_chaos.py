@@ -1,8 +1,9 @@
 """Guarantee: whatever two ends do to a relay, and whenever its directions are taken over and given back, each byte that
-arrives is the one that was sent there, an orderly end comes behind the last of them, and a reset is told as a reset.
+arrives is the one that was sent there, an orderly end comes behind the last of them, and a reset is told as a reset. So
+it is with responses of HTTP/1.1, whose lengths are kept.
 
 A seed makes scripts of what the ends do: how much they send and take at a time, when they rest, whether and where they
-give up. This thread plays all of them in rounds, and rests are so many rounds: nothing waits for a clock.
+give up. This thread plays all those of relays in rounds, and rests are so many rounds: nothing waits for a clock.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import os
 import select
 import socket
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -24,6 +26,8 @@ from proxy import splicing
 from proxy.outcome import Outcome
 from proxy.relay import Downstream, Upstream
 from tests.kit import client, payload, poll
+from tests.kit.origins import Conversation, Origin, Script
+from tests.proxy.http_rig import HttpRig, stats_of, wait_for_endings, wait_until_idle
 from tests.proxy.rig import LoopThread, Rig, at
 
 SEEDS = range(12)
@@ -286,6 +290,160 @@ def test_chaos(where: str, seed: int, one_loop: LoopThread, tmp_path: Path) -> N
             rig.wait_for_end(CONNECTIONS)
             for pair, relay in zip(pairs, relays, strict=True):
                 pair.check(*relay)
+        assert rig.cluster.stats.upstream_cx_spliced_total
         assert not rig.services.splices.active
         assert not rig.listener.connections
         poll.until(lambda: descriptors() <= before, "every descriptor to be closed")
+
+
+# HTTP
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A request: ``fate`` says who cuts its response short, if anybody, after ``cut`` bytes of its body."""
+
+    size: int
+    fate: str
+    cut: int
+    version: bytes = b"1.1"
+    upload: int = 0
+
+    @property
+    def rendered(self) -> bytes:
+        method = b"HEAD" if self.fate == "head" else b"POST" if self.upload else b"GET"
+        length = b"content-length: %d\r\n" % self.upload if self.upload else b""
+        path = b"/%d/%s/%d" % (self.size, self.fate.encode(), self.cut)
+        return b"%s %s HTTP/%s\r\nhost: a\r\n%s\r\n%s" % (method, path, self.version, length, bytes(self.upload))
+
+
+FATES = ("whole", "whole", "whole", "head", "origin-ends", "origin-resets", "client-resets", "client-ends")
+
+
+def visits(rng: Random) -> list[Asked]:
+    """What one client asks for on one connection: pipelined, and the last response may be cut short."""
+    asked: list[Asked] = []
+    while len(asked) < 4 and rng.random() < 0.8:
+        size = rng.choice((rng.randint(0, payload.MIB), rng.randint(1, LONGEST_BYTES), LONGEST_BYTES))
+        fate = rng.choice(FATES)
+        version = b"1.0" if rng.random() < 0.1 else b"1.1"
+        upload = rng.choice((0, 0, 1, 100_000)) if fate == "whole" else 0
+        asked.append(Asked(size, fate, rng.randint(0, size), version, upload))
+        if fate not in ("whole", "head") or version == b"1.0":
+            break
+    return asked or [Asked(LONGEST_BYTES, "whole", 0)]
+
+
+def body(size: int) -> memoryview:
+    """Those of two responses begin at places of their own."""
+    begin = size % payload.MIB
+    return memoryview(STREAM)[begin : begin + size]
+
+
+def origin_of(seed: int) -> Script:
+    def converse(one: Conversation) -> None:
+        rng = Random(seed + one.number)
+        while (request := one.request()) is not None:
+            method, target, _ = request.head.split(b" ", 2)
+            _, size, fate, cut = target.split(b"/")
+            if rng.random() < 0.3:
+                one.send(b"HTTP/1.1 103 Early Hints\r\nlink: </a>\r\n\r\n")
+            one.send(b"HTTP/1.1 200 OK\r\ncontent-length: %s\r\n\r\n" % size)
+            left = body(int(size))[: int(cut) if fate.startswith(b"origin") else None]
+            if method != b"HEAD":
+                for step in steps(rng, len(left), payload.MIB):
+                    one.send(bytes(left[: step.size]))
+                    left = left[step.size :]
+            if fate == b"origin-ends":
+                return
+            if fate == b"origin-resets":
+                one.reset()
+                return
+
+    return converse
+
+
+class Asker(threading.Thread):
+    """A client, and what it has seen: ``fault`` is what should not be."""
+
+    def __init__(self, port: int, rng: Random, swept: threading.Event) -> None:
+        super().__init__(daemon=True)
+        self._port = port
+        self._rng = rng
+        self._swept = swept
+        self.asked = visits(rng)
+        self.fault: BaseException | None = None
+        self.start()
+
+    def run(self) -> None:
+        try:
+            with client.connect(self._port) as sock:
+                self._ask(sock)
+        except BaseException as error:
+            error.add_note(str(self.asked))
+            self.fault = error
+
+    def _ask(self, sock: socket.socket) -> None:
+        sock.sendall(b"".join(asked.rendered for asked in self.asked))
+        last = self.asked[-1]
+        if last.fate == "client-ends":
+            sock.shutdown(socket.SHUT_WR)
+        for asked in self.asked:
+            try:
+                head = b""
+                while not head.endswith(b"\r\n\r\n"):
+                    head += client.read_exactly(sock, 1)
+                assert b" 200 " in head, head
+                assert b"content-length: %d\r\n" % asked.size in head.lower(), head
+                if asked.fate != "head":
+                    self._take(sock, asked)
+            except (EOFError, ConnectionResetError):
+                if not asked.fate.startswith("origin"):
+                    raise
+                return
+        if last.fate == "client-resets":
+            client.reset(sock)
+        elif last.fate == "client-ends" or last.version == b"1.0":
+            assert sock.recv(1) == b""
+
+    def _take(self, sock: socket.socket, asked: Asked) -> None:
+        """The body, or less if it is the client who gives up. Raises where it ends before, as the origin may end it."""
+        taken, sent = 0, body(asked.size)
+        last = asked.cut if asked.fate == "client-resets" else asked.size
+        while taken < last:
+            if self._rng.random() < 0.02:
+                self._swept.wait(0.05)
+            data = sock.recv(min(self._rng.randint(1, payload.MIB), last - taken))
+            if not data:
+                assert asked.fate.startswith("origin"), (asked, taken)
+                raise EOFError
+            assert data == bytes(sent[taken : taken + len(data)]), f"other bytes than were sent, from {taken} on"
+            taken += len(data)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_chaos_of_responses(seed: int, one_loop: LoopThread) -> None:
+    rng = Random(seed)
+    swept = threading.Event()
+    with Origin(origin_of(seed)) as origin, HttpRig(one_loop, [origin]) as rig:
+        askers = [Asker(rig.port, Random(rng.random()), swept) for _ in range(2 * CONNECTIONS)]
+
+        def sweep() -> None:
+            for one in tuple(rig.services.splices.active):
+                one.give_way_if_idle()
+
+        deadline = time.monotonic() + WITHIN_S
+        while any(asker.is_alive() for asker in askers):
+            assert time.monotonic() < deadline, f"it hangs: {[asker.asked for asker in askers if asker.is_alive()]}"
+            one_loop.look(sweep)
+            swept.set()
+            swept.clear()
+            askers[0].join(0.002)
+        for asker in askers:
+            if asker.fault is not None:
+                raise asker.fault
+        wait_until_idle(rig)
+        wait_for_endings(rig, len(askers))
+        assert stats_of(rig).downstream_rq_total == stats_of(rig).downstream_rq_completed
+        assert not rig.services.splices.active
+        assert rig.cluster.stats.upstream_cx_spliced_total
