@@ -18,7 +18,7 @@ from proxy.wire import ResponseHead
 from proxy.wire.h1 import ResponseReader
 from tests.kit import client, payload, poll
 from tests.kit.origins import Conversation, Origin
-from tests.kit.peers import server_tls
+from tests.kit.peers import Peer, Visit, server_tls
 from tests.kit.rawhttp import Wire
 from tests.proxy.http_rig import HttpRig, stats_of, wait_for_endings, wait_until_idle
 from tests.proxy.rig import SERVER, LoopThread, Rig, trusting
@@ -127,6 +127,34 @@ def test_nothing_behind_its_end_reaches_the_client(one_loop: LoopThread, begun: 
             assert (response.length, response.sha256) == (SIZE, payload.sha256(SIZE))
         assert True in begun
         assert origin.connections == 2, "the connection was not used again"
+
+
+def test_the_request_still_comes_meanwhile(one_loop: LoopThread, begun: list[bool]) -> None:
+    """The response is begun when the request's head has come, and its end is the end of both."""
+
+    def converse(visit: Visit) -> None:
+        head = b""
+        while not head.endswith(b"\r\n\r\n"):
+            head += visit.recv(1)
+        visit.send(b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n" % SIZE)
+        for block in payload.blocks(SIZE):
+            visit.send(block)
+            visit.recv()
+        visit.read_to_end()
+
+    with Peer(converse) as peer, HttpRig(one_loop, [peer]) as rig, Wire(rig.port) as wire:
+        wire.send(b"POST / HTTP/1.1\r\nhost: a\r\ncontent-length: %d\r\n\r\n" % (1 << 40))
+        upload = client.Upload(wire.sock, payload.blocks(1 << 40))
+        response = wire.response()
+        assert (response.length, response.sha256) == (SIZE, payload.sha256(SIZE))
+        assert True in begun
+        wait_until_idle(rig)
+        assert not rig.services.splices.active
+        assert peer.wait_for_ending() in ("eof", "reset")
+        assert stats_of(rig).downstream_rq_response_before_rq_complete == 1
+        wire.reset()
+        with pytest.raises(OSError, match=r"."):
+            upload.finish()
 
 
 @pytest.mark.parametrize("framing", ["chunked", "until close"])
