@@ -46,7 +46,13 @@ log = logging.getLogger("koguma.listener")
 BACKLOG = 4096
 SWEEP_INTERVAL_S = 5.0
 """How often the time limits of HTTP connections are looked at; each may be overrun by as much."""
-RESERVED_DESCRIPTORS = 64 + splicing.DESCRIPTORS
+RESERVED_DESCRIPTORS = 64
+"""Besides those of splices."""
+
+
+def _reserved(descriptors: int) -> int:
+    """Of so many. Splices can do without theirs, where there are few."""
+    return RESERVED_DESCRIPTORS + min(splicing.DESCRIPTORS, descriptors // 4)
 
 
 class ConnectionLimit:
@@ -63,7 +69,7 @@ class ConnectionLimit:
     def make_room(self, sockets: int) -> None:
         """For so many listening sockets, which are descriptors, too."""
         if self._descriptors is not None:
-            self.maximum = max(1, (self._descriptors - RESERVED_DESCRIPTORS - sockets) // 2)
+            self.maximum = max(1, (self._descriptors - _reserved(self._descriptors) - sockets) // 2)
 
     @classmethod
     def from_descriptors(cls) -> ConnectionLimit:
@@ -72,7 +78,7 @@ class ConnectionLimit:
         if soft != hard:
             resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
         descriptors = 1 << 20 if hard == resource.RLIM_INFINITY else hard
-        return cls(max(1, (descriptors - RESERVED_DESCRIPTORS) // 2), descriptors)
+        return cls(max(1, (descriptors - _reserved(descriptors)) // 2), descriptors)
 
 
 class Listener:

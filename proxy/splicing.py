@@ -15,7 +15,7 @@ where they were, and the transports get it back as soon as this is no help.
     a fault of a socket                   the kernel tells of it once: :meth:`End.socket_broke` is told
     nobody sends or takes any more        what is in the pipe goes to the sink's transport, which the source's stops for
                                           as ever; another may have the place
-    a kernel that does not do it          likewise, and it is not asked again
+    a kernel that does not do it          likewise, and it is not asked again; where it has no memory, just likewise
 
 **TLS is never spliced**: only transports that are known to be the event loop's own sockets are.
 
@@ -59,6 +59,7 @@ SWEEP_INTERVAL_S = 1.0
 _FLAGS = os.SPLICE_F_MOVE | os.SPLICE_F_NONBLOCK
 _PLAIN = (TCPTransport, UnixTransport)
 _CANNOT = frozenset({errno.EINVAL, errno.ENOSYS, errno.EPERM, errno.EOPNOTSUPP})
+_SCARCE = frozenset({errno.ENOMEM, errno.ENOBUFS})
 
 
 class Transport(Protocol):
@@ -256,6 +257,7 @@ class Splice:
     def _failed(self, exc: OSError, end: End) -> None:
         if exc.errno in _CANNOT:
             self._splices.cannot()
+        if exc.errno in _CANNOT or exc.errno in _SCARCE:
             self.hand_back()
         else:
             self.end()

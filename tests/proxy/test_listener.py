@@ -12,6 +12,7 @@ from proxy.http.h2_turns import Turns
 from proxy.listener import RESERVED_DESCRIPTORS, ConnectionLimit, Listener
 from proxy.outcome import Outcome
 from proxy.sockets import StartError
+from proxy.splicing import DESCRIPTORS
 from proxy.throttle import Throttle
 from tests.kit import client, peers
 from tests.kit.peers import Peer
@@ -113,8 +114,10 @@ def test_the_limit_follows_from_the_descriptors(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr("proxy.listener.resource.getrlimit", lambda _: (1024, 4096))
     raised: list[tuple[int, int]] = []
     monkeypatch.setattr("proxy.listener.resource.setrlimit", lambda _, both: raised.append(both))
-    assert ConnectionLimit.from_descriptors().maximum == (4096 - RESERVED_DESCRIPTORS) // 2
+    assert ConnectionLimit.from_descriptors().maximum == (4096 - RESERVED_DESCRIPTORS - DESCRIPTORS) // 2
     assert raised == [(4096, 4096)]
+    monkeypatch.setattr("proxy.listener.resource.getrlimit", lambda _: (400, 400))
+    assert ConnectionLimit.from_descriptors().maximum == (400 - RESERVED_DESCRIPTORS - 100) // 2
     monkeypatch.setattr("proxy.listener.resource.getrlimit", lambda _: (10, 10))
     assert ConnectionLimit.from_descriptors().maximum == 1
 

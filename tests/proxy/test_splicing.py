@@ -515,6 +515,25 @@ def test_a_kernel_that_does_not_splice_is_asked_once(
     poll.until(lambda: descriptors() <= before, "every descriptor to be closed")
 
 
+def test_a_kernel_that_has_no_memory_is_asked_again(
+    serve: Callable[..., tuple[Peer, Rig]], begun: Begun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    splice = os.splice
+    asked = 0
+
+    def refuse(source: int, sink: int, count: int, *, flags: int) -> int:
+        nonlocal asked
+        asked += 1
+        if asked == 1:
+            raise OSError(errno.ENOBUFS, "splice")
+        return splice(source, sink, count, flags=flags)
+
+    monkeypatch.setattr(os, "splice", refuse)
+    _, rig = serve(peers.source(SIZE))
+    relay_whole(rig)
+    assert begun.answers.count(True) > 1
+
+
 @pytest.mark.parametrize("lacking", ["dup", "pipe2", "fcntl"])
 def test_without_descriptors_or_pipes_it_is_read_and_written(
     lacking: str, serve: Callable[..., tuple[Peer, Rig]], begun: Begun, monkeypatch: pytest.MonkeyPatch
