@@ -441,9 +441,10 @@ def test_a_server_that_fails_after_headers(koguma: Koguma, how: str) -> None:
             assert (answer.status, answer.body, answer.reset) == (200, EMPTY_MESSAGE, 2), "INTERNAL_ERROR"
             with caller_of(koguma) as caller:
                 call = caller.download("Repeat", b"9 9")
-                assert next(call) == b""
+                messages = []
                 with pytest.raises(grpc.RpcError):
-                    next(call)
+                    messages.extend(call)
+                assert messages in ([], [b""]), "grpcio may drop what came just before a reset"
                 assert call.code() is grpc.StatusCode.INTERNAL
 
 
