@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections.abc import Callable, Coroutine, Iterable
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -249,3 +250,17 @@ class Rig:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def grows_no_more(rig: Rig, count: Callable[[], int]) -> int:
+    """Wait until a counter stands still; its value."""
+    last = -1
+
+    def stands() -> bool:
+        nonlocal last
+        before, last = last, rig.loop.look(count)
+        time.sleep(0.1)
+        return before == last > 0
+
+    poll.until(stands, "the flow to stand still")
+    return last

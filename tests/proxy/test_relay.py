@@ -20,7 +20,7 @@ from proxy.relay import Downstream, Upstream
 from proxy.tls_stream import TlsStream
 from tests.kit import client, payload, peers, poll
 from tests.kit.peers import Behaviour, Peer
-from tests.proxy.rig import SERVER, LoopThread, Rig, at, trusting
+from tests.proxy.rig import SERVER, LoopThread, Rig, at, grows_no_more, trusting
 
 Serve = Callable[[Behaviour], Rig]
 
@@ -158,20 +158,6 @@ def buffered(rig: Rig) -> int:
 
 LIMIT_BYTES = 2 * 256 * 1024 + 64 * 1024
 """Per direction: what is over the high-water mark, one read, and the framing of TLS."""
-
-
-def grows_no_more(rig: Rig, count: Callable[[], int]) -> int:
-    """Wait until a counter stands still; its value."""
-    last = -1
-
-    def stands() -> bool:
-        nonlocal last
-        before, last = last, rig.loop.look(count)
-        time.sleep(0.1)
-        return before == last > 0
-
-    poll.until(stands, "the flow to stand still")
-    return last
 
 
 def test_a_peer_that_does_not_read_stops_the_application(serve: Callable[..., tuple[Peer, Rig]]) -> None:

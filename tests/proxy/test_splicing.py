@@ -28,7 +28,7 @@ from proxy.relay import Downstream, Upstream
 from proxy.splicing import PIPE_BYTES, SMALL_MOVES, Source, Splice, Splices
 from tests.kit import client, payload, peers, poll
 from tests.kit.peers import Behaviour, Peer, Visit
-from tests.proxy.rig import SERVER, LoopThread, Rig, trusting
+from tests.proxy.rig import SERVER, LoopThread, Rig, grows_no_more, trusting
 
 SIZE = 24 * payload.MIB
 MUCH = 8 * payload.MIB
@@ -342,19 +342,6 @@ def test_an_end_of_ours_with_bytes_in_the_pipe(serve: Callable[..., tuple[Peer, 
 # Memory
 
 
-def stands_still(rig: Rig, count: Callable[[], int]) -> int:
-    last = -1
-
-    def stands() -> bool:
-        nonlocal last
-        before, last = last, rig.loop.look(count)
-        time.sleep(0.1)
-        return before == last > 0
-
-    poll.until(stands, "the flow to stand still")
-    return last
-
-
 def test_a_sink_that_takes_nothing_stops_the_source_and_gives_its_place_up(
     serve: Callable[..., tuple[Peer, Rig]], begun: Begun
 ) -> None:
@@ -363,7 +350,7 @@ def test_a_sink_that_takes_nothing_stops_the_source_and_gives_its_place_up(
         splice = wait_for_full(rig, "upstream")
         upstream = rig.loop.look(rig.relay).upstream
         assert upstream is not None
-        assert stands_still(rig, lambda: upstream.received) < SIZE
+        assert grows_no_more(rig, lambda: upstream.received) < SIZE
         held = rig.loop.look(lambda: splice.held)
         assert 0 < held <= PIPE_BYTES
 
