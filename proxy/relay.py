@@ -96,7 +96,7 @@ class Side(asyncio.Protocol, ABC):
         self._cluster: Cluster | None = None
 
     def much_received(self) -> None:
-        """Called after it was written on. Some in a row are a sign that more will come."""
+        """Called after it was written on. Several such reads are a sign that more will come."""
         self._large_reads += 1
         self._begins_splice()
 
