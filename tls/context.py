@@ -37,6 +37,12 @@ MODERN_CIPHERS = "@SECLEVEL=2:ECDH+AESGCM:ECDH+CHACHA20:ECDH+AES:DHE+AES:!aNULL:
 LEGACY_CIPHERS = "@SECLEVEL=0:ECDH+AESGCM:ECDH+CHACHA20:ECDH+AES:DHE+AES:RSA+AES:!aNULL:!eNULL:!aDSS:!PSK:!SRP"
 """With the CBC and RSA suites that TLS 1.0 and 1.1 peers have."""
 
+NO_CERTIFICATE_COMPRESSION = 1 << 32 | 1 << 33
+"""``SSL_OP_NO_TX_CERTIFICATE_COMPRESSION`` and ``..._RX_...`` of OpenSSL 3.2, which Python has no names for; before,
+these bits mean nothing. By RFC 8879, who is not verified yet says how much memory we are to set aside for what it
+sends; and we could not show what it presents (``presented.py``).
+"""
+
 
 class _Settings:
     """An origination, compared by nothing but what a context depends on."""
@@ -94,7 +100,7 @@ def _build(origination: Origination) -> ssl.SSLContext:
     context.check_hostname = False  # names.py does it: per endpoint, with URIs and prefixes
     context.hostname_checks_common_name = False
     context.verify_flags = ssl.VerifyFlags.VERIFY_X509_TRUSTED_FIRST | ssl.VerifyFlags.VERIFY_X509_PARTIAL_CHAIN
-    context.options |= ssl.OP_NO_COMPRESSION  # CRIME
+    context.options |= ssl.OP_NO_COMPRESSION | NO_CERTIFICATE_COMPRESSION  # CRIME
     if not renegotiates(origination):
         context.options |= ssl.OP_NO_RENEGOTIATION
     is_legacy = origination.min_version < ssl.TLSVersion.TLSv1_2

@@ -22,7 +22,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from tls.acceptance import Acceptance
 from tls.bundles import TrustBundles
-from tls.context import LEGACY_CIPHERS
+from tls.context import LEGACY_CIPHERS, NO_CERTIFICATE_COMPRESSION
 from tls.key_pair import load_key_pair
 from tls.material import MaterialError
 from tls.names import read_names
@@ -108,7 +108,8 @@ def _build(acceptance: Acceptance) -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.verify_mode = ssl.CERT_REQUIRED
     context.verify_flags = ssl.VerifyFlags.VERIFY_X509_TRUSTED_FIRST | ssl.VerifyFlags.VERIFY_X509_PARTIAL_CHAIN
-    context.options |= ssl.OP_NO_COMPRESSION | ssl.OP_NO_RENEGOTIATION  # CRIME; a peer stays who it was
+    context.options |= ssl.OP_NO_COMPRESSION | NO_CERTIFICATE_COMPRESSION  # CRIME
+    context.options |= ssl.OP_NO_RENEGOTIATION  # a peer stays who it was
     context.num_tickets = 1
     context.set_ciphers(_ciphers(acceptance))
     with warnings.catch_warnings():

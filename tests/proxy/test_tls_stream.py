@@ -359,7 +359,7 @@ def test_what_is_broken_is_said_once_and_first_things_stay_first() -> None:
     talk.stream.connection_lost(None)
     (failure,) = talk.above.calls
     assert isinstance(failure, ssl.SSLError)
-    assert "BAD_RECORD_MAC" in str(failure.reason) or "bad record mac" in str(failure)
+    assert failure.reason in ("DECRYPTION_FAILED_OR_BAD_RECORD_MAC", "RECORD_LAYER_FAILURE")  # OpenSSL 3.0, 3.5
     assert talk.above.received == b""
 
 
