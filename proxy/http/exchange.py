@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from proxy.caller import Caller
     from proxy.cluster import Cluster
     from proxy.http.deadlines import Deadlines
+    from proxy.http.h2_output import Http2Output
     from proxy.listener import Listener
 
 log = logging.getLogger("koguma.http")
@@ -55,14 +56,21 @@ IDEMPOTENT = frozenset({b"GET", b"HEAD", b"OPTIONS", b"PUT", b"DELETE", b"TRACE"
 class Client(Protocol):
     """The side that asks. ``defers_head``: a response's head waits for :meth:`response_flush` or the first data.
     ``congested``: it does not take what it is sent, and more would pile up. ``caller``: who it is, where that has been
-    verified.
+    verified. ``output``: of its connection, where that has other requests as well.
     """
 
     defers_head: bool
     caller: Caller | None
+    output: Http2Output | None
 
     @property
     def congested(self) -> bool: ...
+    def still_since(self, now: float) -> float:
+        """When a byte last went either way (loop time), as far as that is known, which is every few seconds; if one
+        has gone since, ``now``.
+        """
+        ...
+
     @property
     def peer(self) -> PeerName: ...
     @property

@@ -30,6 +30,7 @@ from proxy.wire.h2 import PREFACE
 
 if TYPE_CHECKING:
     from proxy.caller import Caller
+    from proxy.http.h2_output import Http2Output
     from proxy.listener import Listener
 
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
@@ -49,6 +50,7 @@ class Http1Downstream(asyncio.Protocol):
 
     transport: ByteTransport
     defers_head = True
+    output: Http2Output | None = None
 
     def __init__(self, listener: Listener, caller: Caller | None = None) -> None:
         self.listener = listener
@@ -387,6 +389,9 @@ class Http1Downstream(asyncio.Protocol):
         if self.exchange is None and not self._reader.started and not self._reader.pending and not self._closing:
             self._closing = True
             self.transport.close()
+
+    def still_since(self, now: float) -> float:
+        return self._last_change if self.received + self.sent == self._bytes_seen else now
 
     def check_times(self, now: float) -> None:
         """Look at the time limits."""

@@ -37,7 +37,7 @@ _CONTINUE = FieldBlock([(b":status", b"100")])
 class ClientStream(Stream):
     """One request and its response."""
 
-    __slots__ = ("_bytes_seen", "_last_change", "_owner", "caller", "exchange")
+    __slots__ = ("_bytes_seen", "_last_change", "_owner", "caller", "exchange", "output")
 
     defers_head = False
 
@@ -45,6 +45,7 @@ class ClientStream(Stream):
         super().__init__()
         self._owner = connection
         self.caller = connection.caller
+        self.output: Http2Output | None = connection.output
         self.exchange: Exchange | None = None
         self._bytes_seen = 0
         self._last_change = 0.0
@@ -200,10 +201,17 @@ class ClientStream(Stream):
 
     # Time
 
+    def _bytes_moved(self) -> int:
+        exchange = self.exchange
+        return self.queued if exchange is None else exchange.received + exchange.sent - self.queued
+
+    def still_since(self, now: float) -> float:
+        return self._last_change if self._bytes_moved() == self._bytes_seen else now
+
     def check_time(self, now: float) -> None:
         """End an exchange that stands still, and a response that is not taken."""
         exchange = self.exchange
-        seen = self.queued if exchange is None else exchange.received + exchange.sent - self.queued
+        seen = self._bytes_moved()
         if seen != self._bytes_seen:
             self._bytes_seen, self._last_change = seen, now
             return
@@ -222,10 +230,11 @@ class Http2Downstream(asyncio.Protocol):
     """
 
     __slots__ = (
-        "_closing", "_last_change", "_loop", "_may_take", "_output", "_received_seen", "begun", "caller", "engine",
-        "listener", "now", "on_output", "outcome", "received", "started_s", "transport", "turns",
+        "_closing", "_last_change", "_loop", "_may_take", "_received_seen", "begun", "caller", "engine",
+        "listener", "now", "on_output", "outcome", "output", "received", "started_s", "transport", "turns",
     )  # fmt: skip
 
+    output: Http2Output
     transport: ByteTransport
 
     def __init__(self, listener: Listener, received: int, started_s: float, caller: Caller | None = None) -> None:
@@ -237,8 +246,8 @@ class Http2Downstream(asyncio.Protocol):
         self.received = received
         self.started_s = started_s
         self.engine = Connection(self, self._new_stream, SERVER_SETTINGS, REQUEST_LIMITS)
-        self._output = Http2Output(self.engine, self._flush_later)
-        self.on_output = self._output.begin
+        self.output = Http2Output(self.engine, self._flush_later)
+        self.on_output = self.output.begin
         self._loop = asyncio.get_running_loop()
         self.turns = listener.turns
         self.begun: deque[Exchange] = deque()
@@ -249,7 +258,7 @@ class Http2Downstream(asyncio.Protocol):
 
     @property
     def sent(self) -> int:
-        return self._output.sent
+        return self.output.sent
 
     def _new_stream(self) -> ClientStream:
         return ClientStream(self)
@@ -285,7 +294,7 @@ class Http2Downstream(asyncio.Protocol):
     # The connection
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self.transport = self._output.transport = cast("ByteTransport", transport)
+        self.transport = self.output.transport = cast("ByteTransport", transport)
         self.listener.http.downstream_cx_http2_total += 1
         self.engine.start()
 
@@ -299,23 +308,23 @@ class Http2Downstream(asyncio.Protocol):
         elif len(data) >= SMALL_READ_BYTES:
             transport = cast("asyncio.Transport", self.transport)
             transport.set_protocol(LargeReads(self, transport))
-        self._output.is_held = True
+        self.output.is_held = True
         try:
             receive(data)
         except Broken as broken:
             self._refuse(broken)
             return
         finally:
-            self._output.is_held = False
+            self.output.is_held = False
         if self.engine.out:
-            self._output.flush()
+            self.output.flush()
         if self.engine.draining:
             self._close_if_done()
 
     large_read = data_received
 
     def _flush_later(self) -> None:
-        self._output.flush()
+        self.output.flush()
         if self.engine.draining:
             self._close_if_done()
 
@@ -325,7 +334,7 @@ class Http2Downstream(asyncio.Protocol):
         self.listener.http.downstream_cx_protocol_error += 1
         code = "http2.too_many_frames" if broken.over_budget else "http2.protocol_error"
         self.listener.note_refusal(code, broken.detail)
-        self._output.flush()
+        self.output.flush()
         self._closing = True
         self.engine.abandon()
         self._linger()
@@ -352,13 +361,14 @@ class Http2Downstream(asyncio.Protocol):
         if self.outcome is None:
             self.outcome = Outcome.COMPLETED if exc is None and not self.engine.streams else Outcome.DOWNSTREAM_RESET
         self.engine.abandon()
+        self.output.end()
         self.listener.closed(self)
 
     def pause_writing(self) -> None:
-        self.engine.pause()
+        self.output.pause()
 
     def resume_writing(self) -> None:
-        self.engine.resume()
+        self.output.resume()
 
     # The engine
 
@@ -373,7 +383,7 @@ class Http2Downstream(asyncio.Protocol):
     def _close_when_done(self) -> None:
         if not self._closing:
             self.engine.go_away()
-            self._output.flush()
+            self.output.flush()
             self._close_if_done()
 
     def _close_if_done(self) -> None:
@@ -396,7 +406,7 @@ class Http2Downstream(asyncio.Protocol):
         self.outcome = outcome
         if not self._closing:
             self.engine.go_away()
-            self._output.flush()
+            self.output.flush()
         self._closing = True
         self.engine.abandon()
         self.transport.close()

@@ -14,10 +14,11 @@ JOINED_BYTES = 64 * 1024
 
 class Http2Output:
     """``sent`` counts bytes handed to the transport. ``is_held``: a read is being worked through, at whose end its
-    owner flushes. ``later`` is what a later turn calls, where that is more than :meth:`flush`.
+    owner flushes. ``is_full``: the transport has more than it should. ``later`` is what a later turn calls, where that
+    is more than :meth:`flush`.
     """
 
-    __slots__ = ("_engine", "_is_due", "_later", "_loop", "is_held", "sent", "transport")
+    __slots__ = ("_engine", "_is_due", "_later", "_loop", "_waiting", "is_full", "is_held", "sent", "transport")
 
     transport: ByteTransport
 
@@ -26,6 +27,8 @@ class Http2Output:
         self._later = later
         self._is_due = False
         self._loop = asyncio.get_running_loop()
+        self._waiting: set[Callable[[], None]] = set()
+        self.is_full = False
         self.is_held = False
         self.sent = 0
 
@@ -45,3 +48,29 @@ class Http2Output:
                 self.transport.write(b"".join(pieces))
             else:
                 self.transport.writelines(pieces)
+
+    def flush_early(self) -> None:
+        """Send what there is, and not only when this turn is over."""
+        if self._engine.out and not self.is_held:
+            self.flush()
+
+    # The transport
+
+    def pause(self) -> None:
+        self.is_full = True
+        self._engine.pause()
+
+    def resume(self) -> None:
+        self.end()
+        self._engine.resume()
+
+    def when_taken(self, call: Callable[[], None]) -> None:
+        """Call this once, when the transport takes more, or is lost."""
+        self._waiting.add(call)
+
+    def end(self) -> None:
+        """Nobody needs to wait for the transport any more. For one that is lost."""
+        self.is_full = False
+        waiting, self._waiting = self._waiting, set()
+        for call in waiting:
+            call()

@@ -4,12 +4,17 @@ Each request asks the balancer for its endpoint and takes a stream of a connecti
 request waits, and a connection is dialled, one at a time for each endpoint: what a burst needs is streams, not
 connections. Should the dialler have passed over the endpoint, those who wait follow to the one that it found.
 
+A client that does not take its responses clogs the connection that brings them: what waits for it uses up the window
+that all streams share. When that has happened to every connection that there may be, those who wait need not wait for
+such clients: what has stood still for :data:`STALLED_S` is ended.
+
 A connection is retired, which is to say closed after the last of its exchanges, when the origin says GOAWAY, when its
 endpoint has left the service, when TLS is now asked for on other terms, or when it is as old as it may become.
 """
 
 from __future__ import annotations
 
+import asyncio
 from collections import deque
 from typing import TYPE_CHECKING
 
@@ -26,6 +31,11 @@ if TYPE_CHECKING:
 
 
 MAX_CONNECTIONS_PER_ENDPOINT = 8
+
+STALLED_S = 5.0
+"""How long a response may stand still, because its client does not take it, while others wait for what it holds up."""
+LOOK_INTERVAL_S = 1.0
+"""Between two looks for such responses."""
 
 
 def _with_room(endpoint: Endpoint) -> Http2Upstream | None:
@@ -45,6 +55,8 @@ class Http2Pool(HttpPool[Http2Upstream]):
         self._waiting: dict[Endpoint | None, deque[Exchange]] = {}
         self.waiting_count = 0
         self._dialling: set[Endpoint | None] = set()
+        self._loop = asyncio.get_running_loop()
+        self._next_look: asyncio.TimerHandle | None = None
 
     def lease(self, exchange: Exchange) -> None:
         """Find ``exchange`` a stream: at once, or when there is one, it is started; or it fails."""
@@ -87,13 +99,28 @@ class Http2Pool(HttpPool[Http2Upstream]):
             open_ones = sum(
                 connection.endpoint is endpoint and not connection.retired for connection in self._connections
             )
-            if open_ones >= MAX_CONNECTIONS_PER_ENDPOINT:
-                return  # they wait for a stream of those that exist
-            if open_ones and self.cluster.is_full:
-                self.cluster.stats.upstream_cx_overflow += 1  # so do they
+            is_full = self.cluster.is_full
+            if open_ones and (is_full or open_ones >= MAX_CONNECTIONS_PER_ENDPOINT):
+                if is_full:
+                    self.cluster.stats.upstream_cx_overflow += 1
+                self._end_stalled(endpoint)  # they wait for a stream of those that exist
                 return
         self._dialling.add(endpoint)
         spawn(self._dial(endpoint), f"dial {self.cluster.plan.name}")
+
+    def _end_stalled(self, endpoint: Endpoint) -> None:
+        """Clear one connection of those that are clogged; if none can be, look again soon."""
+        if self._next_look is not None:
+            return
+        now = self._loop.time()
+        clogged = [one for one in self._connections if one.endpoint is endpoint and one.engine.is_clogged]
+        if clogged and not any(connection.end_stalled(now, STALLED_S) for connection in clogged):
+            self._next_look = self._loop.call_later(LOOK_INTERVAL_S, self._look_again)
+
+    def _look_again(self) -> None:
+        self._next_look = None
+        for endpoint in tuple(self._waiting):
+            self._dial_for(endpoint)
 
     async def _dial(self, endpoint: Endpoint | None) -> None:
         policy = self.cluster.plan.tls

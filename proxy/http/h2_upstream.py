@@ -11,10 +11,12 @@ from __future__ import annotations
 import asyncio
 import ssl
 from collections.abc import Callable, Sequence
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any, cast
 
 from config.plan import Protocol
 from proxy.balance import Endpoint
+from proxy.http.h2_lockstep import Lockstep
 from proxy.http.h2_output import Http2Output
 from proxy.http.headers import request_block, request_id_field
 from proxy.http.pool import PooledConnection
@@ -66,6 +68,8 @@ class OriginStream(Stream):
         head = exchange.head
         connection = self._owner
         connection.served += 1
+        if exchange.client.output is not connection.lockstep.client:
+            connection.lockstep.change(exchange.client.output, is_only=not connection.engine.streams)
         caller = exchange.client.caller
         rendered = request_block(head, self.endpoint.authority, connection.scheme, caller is not None)
         request_id = exchange.request_id
@@ -173,8 +177,8 @@ class Http2Upstream(PooledConnection):
     """
 
     __slots__ = (
-        "_loop", "_output", "_refill", "broken", "deferred", "engine", "is_pooled", "lost", "on_output", "pool",
-        "scheme", "speaks_grpc",
+        "_loop", "_output", "_refill", "broken", "deferred", "engine", "is_pooled", "lockstep", "lost", "on_output",
+        "pool", "scheme", "speaks_grpc",
     )  # fmt: skip
 
     def __init__(self, pool: Http2Pool, endpoint: Endpoint, policy: Origination | None) -> None:
@@ -189,6 +193,7 @@ class Http2Upstream(PooledConnection):
         """Exchanges whose heads came in this read, and wait for data."""
         self._loop = asyncio.get_running_loop()
         self._refill: asyncio.TimerHandle | None = None
+        self.lockstep = Lockstep()
         self.is_pooled = False
         self.broken: BadMessage | None = None
         self.lost: Outcome | None = None
@@ -200,7 +205,7 @@ class Http2Upstream(PooledConnection):
     # Life
 
     def _opened(self) -> None:
-        self._output.transport = self.transport
+        self._output.transport = self.lockstep.transport = self.transport
         self.engine.start()
         self._schedule_refill()
         self.pool.opened(self)
@@ -217,6 +222,7 @@ class Http2Upstream(PooledConnection):
             return
         self.failure = exc
         self.retired = True
+        self.lockstep.end()
         if self._refill is not None:
             self._refill.cancel()
         is_tls = isinstance(exc, (ssl.SSLError, Refused))
@@ -249,6 +255,21 @@ class Http2Upstream(PooledConnection):
         engine = self.engine
         return not self.retired and engine.can_open and not engine.is_clogged and not self.transport.is_closing()
 
+    def end_stalled(self, now: float, limit_s: float) -> bool:
+        """End exchanges whose clients have taken nothing for so long, the one that stands still the longest first, as
+        long as they clog the connection. Whether they no longer do.
+        """
+        engine = self.engine
+        streams = [stream for stream in engine.streams.values() if isinstance(stream, OriginStream) and stream.clogs]
+        exchanges = [stream.exchange for stream in streams if stream.exchange is not None]
+        stalled = [(exchange.client.still_since(now), exchange) for exchange in exchanges]
+        for since, exchange in sorted(stalled, key=itemgetter(0)):
+            if not engine.is_clogged or now - since < limit_s:
+                break
+            exchange.listener.http.downstream_rq_idle_timeout += 1
+            exchange.idle_out()
+        return not engine.is_clogged
+
     # Bytes
 
     def data_received(self, data: bytes | memoryview) -> None:
@@ -273,6 +294,11 @@ class Http2Upstream(PooledConnection):
             self.endpoint.max_streams = self.engine.max_streams
         if self.engine.out:
             self._output.flush()
+        client = self.lockstep.client
+        if client is not None and type(data) is memoryview:
+            client.flush_early()
+        if client is not None and client.is_full:
+            self.lockstep.wait()
 
     large_read = data_received
 

@@ -10,10 +10,13 @@ import threading
 import pytest
 
 from config.plan import Protocol
+from proxy.http import h2_pool, h2_upstream
 from proxy.http.exchange import MAX_ATTEMPTS
 from proxy.http.h2_pool import MAX_CONNECTIONS_PER_ENDPOINT, Http2Pool
 from proxy.http.h2_upstream import Http2Upstream
+from proxy.wire.h2.limits import Settings
 from tests.kit.ca import Authority
+from tests.kit.h2frames import Frames, Setting, headers, window_update
 from tests.kit.http2_peers import H2Client, H2Origin, H2Visit, Message, respond
 from tests.kit.peers import Peer, Visit, server_tls
 from tests.proxy.rig import SERVER, LoopThread, Rig, trusting
@@ -161,3 +164,95 @@ def test_connections_to_one_endpoint_are_bounded(one_loop: LoopThread) -> None:
         may_answer.set()
         assert {client.wait(stream).status for stream in streams} == {200}
         assert stats.upstream_cx_total == MAX_CONNECTIONS_PER_ENDPOINT
+
+
+SMALL_WINDOWS = Settings(stream_window_bytes=128 * 1024, connection_window_bytes=1024 * 1024)
+"""Towards the origin. They clog as large ones do, after fewer bytes."""
+
+
+@pytest.fixture
+def small_windows(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(h2_upstream, "CLIENT_SETTINGS", SMALL_WINDOWS)
+    monkeypatch.setattr(h2_pool, "STALLED_S", 60.0)
+    monkeypatch.setattr(h2_pool, "LOOK_INTERVAL_S", 0.05)
+
+
+class Clogging:
+    """A client that asks for more than it takes, until everybody has to wait. The origin begins large responses as far
+    as the window goes, says nothing more on ``/quiet``, and is quick otherwise.
+    """
+
+    BEGUN = bytes(SMALL_WINDOWS.stream_window_bytes)
+
+    def __init__(self, rig: Rig) -> None:
+        self.client = Frames(rig.port)
+        self.client.handshake((Setting.INITIAL_WINDOW_SIZE, 0))
+        self._rig = rig
+        self.count = 0
+        while not self.is_clogged():
+            block = self.client.encode(self.client.request(path="/large"))
+            self.client.send(headers(2 * self.count + 1, block))
+            self.count += 1
+            rig.loop.until(lambda: self._held() == self.count or self.is_clogged(), "a response to stand still")
+
+    @staticmethod
+    def script(visit: H2Visit, request: Message) -> None:
+        if request[":path"] == "/small":
+            visit.answer(request, 200, body=b"small")
+            return
+        visit.send_head(request.stream_id, [(":status", "200")])
+        if request[":path"] == "/large":
+            visit.send_what_fits(request.stream_id, Clogging.BEGUN)
+
+    def _upstreams(self) -> list[Http2Upstream]:
+        return [one for one in self._rig.cluster.connections if isinstance(one, Http2Upstream)]
+
+    def is_clogged(self) -> bool:
+        """Do others wait?"""
+        return self._rig.cluster.stats.upstream_rq_pending_active > 0
+
+    def _held(self) -> int:
+        return sum(stream.clogs for one in self._upstreams() for stream in one.engine.streams.values())
+
+    def take_all(self) -> None:
+        streams = range(1, 2 * self.count, 2)
+        self.client.send(*(window_update(stream, len(self.BEGUN)) for stream in (0, *streams)))
+
+    def __enter__(self) -> Clogging:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.client.sock.close()
+
+
+@pytest.mark.usefixtures("small_windows")
+def test_nobody_waits_long_for_clients_that_take_nothing(one_loop: LoopThread, monkeypatch: pytest.MonkeyPatch) -> None:
+    with (
+        H2Origin(Clogging.script) as origin,
+        Rig(one_loop, [origin], protocol=Protocol.HTTP2) as rig,
+        H2Client(rig.port) as other,
+    ):
+        quiet = other.begin(path="/quiet")
+        other.wait_for_head(quiet)
+        with Clogging(rig) as clogging:
+            assert origin.connections == MAX_CONNECTIONS_PER_ENDPOINT
+            monkeypatch.setattr(h2_pool, "STALLED_S", 0.1)
+            assert other.ask(path="/small").body == b"small"
+            ended = rig.listener.http.downstream_rq_idle_timeout
+            assert 0 < ended < clogging.count / 2, "no more than it takes"
+        assert not other.messages[quiet].is_over, "it holds nothing up"
+
+
+@pytest.mark.usefixtures("small_windows")
+def test_a_client_that_is_only_slow_is_not_ended(one_loop: LoopThread) -> None:
+    with (
+        H2Origin(Clogging.script) as origin,
+        Rig(one_loop, [origin], protocol=Protocol.HTTP2) as rig,
+        H2Client(rig.port) as other,
+    ):
+        other.begin(path="/quiet")
+        with Clogging(rig) as clogging:
+            small = other.begin(path="/small")
+            clogging.take_all()
+            assert other.wait(small).body == b"small"
+        assert rig.listener.http.downstream_rq_idle_timeout == 0

@@ -165,7 +165,7 @@ class Connection:
         self._responses = blocks.responses
         self._trailers = blocks.trailers
         self._used = self._held = 0  # of the connection's window, as in a stream
-        self._grant_at = settings.connection_window_bytes // 2
+        self._grant_at = settings.connection_window_bytes // 4
         self._stream_grant_at = settings.stream_window_bytes // 2
 
         # Streams.
@@ -232,8 +232,8 @@ class Connection:
 
     @property
     def is_clogged(self) -> bool:
-        """Is half of the window for all streams together used up by streams that are not read from? Soon nobody gets
-        anything here.
+        """Is a quarter of the window for all streams together used up by streams that are not read from? What these
+        may still be sent comes on top.
         """
         return self._held >= self._grant_at
 
@@ -533,13 +533,13 @@ class Connection:
     # Receiving: windows (RFC 9113 §5.2)
 
     def _grant(self, held_next: int = 0) -> None:
-        """Give the connection's window back, once half of what is not held is owed. ``held_next``: what is going to be
-        held of what has just come.
+        """Give the connection's window back, once a quarter of what is not held is owed: by then little of the rest may
+        be left, as sockets hold some of it. ``held_next``: what is going to be held of what has just come.
         """
         if self._used > self._settings.connection_window_bytes:
             self._break(ErrorCode.FLOW_CONTROL_ERROR, "more data than the connection's window lets in")
         owed = self._used - self._held - held_next
-        if owed and 2 * owed >= self._settings.connection_window_bytes - self._held:
+        if owed and 4 * owed >= self._settings.connection_window_bytes - self._held:
             self._used -= owed
             self.write(window_update_frame(0, owed))
 

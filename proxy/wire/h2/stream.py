@@ -105,6 +105,11 @@ class Stream:
         """Does data wait for the peer to open a window (and not for the transport)?"""
         return self.queued > 0 and (self._window <= 0 or self._connection.send_window <= 0)
 
+    @property
+    def clogs(self) -> bool:
+        """Is some of the connection's window used up by data that came while this was paused?"""
+        return self._held > 0
+
     def send_head(self, block: FieldBlock, late: bytes = b"", end: bool = False) -> None:
         """Server: the response's, after any number of interim ones. ``late``: from :func:`literal`."""
         if self.closed:

@@ -253,28 +253,30 @@ class TestSending:
 class TestReceiving:
     SMALL = Settings(stream_window_bytes=70_000, connection_window_bytes=100_000)
 
-    def test_both_are_granted_when_half_is_owed(self) -> None:
+    def test_a_stream_is_granted_more_at_half_and_the_connection_at_a_quarter(self) -> None:
         rig = Rig(ours=self.SMALL)
         rig.request(fields=POST, end=False)
-        rig.feed(raw(DATA, 0, 1, bytes(16_000)), raw(DATA, 0, 1, bytes(16_000)))
+        rig.feed(raw(DATA, 0, 1, bytes(16_000)), raw(DATA, 0, 1, bytes(8_999)))
         assert rig.sent() == []
-        rig.feed(raw(DATA, 0, 1, bytes(3_000)))
+        rig.feed(raw(DATA, 0, 1, b"x"))
+        assert [(frame.stream_id, frame.number) for frame in rig.sent()] == [(0, 25_000)]
+        rig.feed(raw(DATA, 0, 1, bytes(9_999)))
+        assert rig.sent() == []
+        rig.feed(raw(DATA, 0, 1, b"x"))
         assert [(frame.stream_id, frame.number) for frame in rig.sent()] == [(1, 35_000)]
-        rig.feed(raw(DATA, 0, 1, bytes(15_000)))
-        assert [(frame.stream_id, frame.number) for frame in rig.sent()] == [(0, 50_000)]
 
     def test_padding_counts(self) -> None:
         rig = Rig(ours=self.SMALL)
         rig.request(fields=POST, end=False)
         for _ in range(140):
             rig.feed(raw(DATA, PADDED, 1, b"\xf9" + bytes(250)))
-        assert [(frame.stream_id, frame.number) for frame in rig.sent()] == [(1, 140 * 251)]
+        assert [(frame.stream_id, frame.number) for frame in rig.sent()] == [(0, 100 * 251), (1, 140 * 251)]
 
     def test_the_last_frame_earns_its_stream_nothing(self) -> None:
         rig = Rig(ours=self.SMALL)
         rig.request(fields=POST, end=False)
         rig.feed(raw(DATA, 0, 1, bytes(16_000)) * 2, raw(DATA, END_STREAM, 1, bytes(16_000)))
-        assert rig.sent() == []
+        assert [(frame.stream_id, frame.number) for frame in rig.sent()] == [(0, 32_000)]
 
     def test_more_than_the_stream_lets_in(self) -> None:
         rig = Rig(ours=Settings(stream_window_bytes=70_000))
@@ -301,15 +303,17 @@ class TestReceiving:
         paused.pause()
         rig.feed(raw(DATA, 0, 1, bytes(10_000)) * 5)
         assert rig.sent() == []
-        rig.feed(raw(DATA, 0, 3, bytes(10_000)) * 4)  # with what came before the pause, half of what is not held
-        assert [(frame.stream_id, frame.number) for frame in rig.sent()] == [(0, 30_000), (3, 40_000)]
+        rig.feed(raw(DATA, 0, 3, bytes(2_500)))  # with what came before the pause, a quarter of what is not held
+        assert [(frame.stream_id, frame.number) for frame in rig.sent()] == [(0, 12_500)]
+        rig.feed(raw(DATA, 0, 3, bytes(10_000)) * 3, raw(DATA, 0, 3, bytes(7_500)))
+        assert [(frame.stream_id, frame.number) for frame in rig.sent()] == [(0, 20_000), (0, 17_500), (3, 40_000)]
         assert not other.closed
         paused.resume()
-        assert [(frame.stream_id, frame.number) for frame in rig.sent()] == [(0, 70_000), (1, 60_000)]
+        assert [(frame.stream_id, frame.number) for frame in rig.sent()] == [(0, 50_000), (1, 60_000)]
         paused.resume()
         assert rig.sent() == []
         rig.feed(raw(DATA, 0, 1, bytes(10_000)) * 4)
-        assert [(frame.stream_id, frame.number) for frame in rig.sent()] == [(1, 40_000)]
+        assert [(frame.stream_id, frame.number) for frame in rig.sent()] == [(0, 30_000), (1, 40_000)]
 
     def test_going_on_behind_the_end(self) -> None:
         rig = Rig(ours=self.SMALL)
@@ -336,15 +340,15 @@ class TestReceiving:
         assert updates == [(0, 60_000)]
         assert rig.connection._held == 0
 
-    def test_a_connection_is_clogged_while_half_of_its_window_is_held(self) -> None:
+    def test_a_connection_is_clogged_while_a_quarter_of_its_window_is_held(self) -> None:
         rig = Rig("client", ours=self.SMALL)
         streams = [rig.open(), rig.open()]
         for stream in streams:
             rig.feed(rig.headers(stream.id, [(b":status", b"200")], end=False))
             stream.pause()
-        rig.feed(raw(DATA, 0, 1, bytes(10_000)) * 4)
+        rig.feed(raw(DATA, 0, 1, bytes(10_000)) * 2)
         assert not rig.connection.is_clogged
-        rig.feed(raw(DATA, 0, 3, bytes(10_000)))
+        rig.feed(raw(DATA, 0, 3, bytes(5_000)))
         assert rig.connection.is_clogged
         assert rig.capacities == 0
         streams[1].resume()
@@ -370,7 +374,9 @@ class TestReceiving:
         frame = raw(DATA, PADDED, 1, b"\x09" + bytes(9_999))
         rig.feed(frame * 4, frame[:50])
         rig.feed(frame[50:])
-        assert [(frame.stream_id, frame.number) for frame in rig.sent()] == [(0, 50_000)]
+        assert [(frame.stream_id, frame.number) for frame in rig.sent()] == [(0, 30_000)]
+        rig.feed(frame)
+        assert [(frame.stream_id, frame.number) for frame in rig.sent()] == [(0, 30_000)]
 
     @laws(40)
     @given(
