@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from proxy.http.deadlines import Deadlines
     from proxy.http.h2_output import Http2Output
     from proxy.listener import Listener
+    from proxy.relay import ByteTransport
 
 log = logging.getLogger("koguma.http")
 
@@ -116,6 +117,8 @@ class Client(Protocol):
 class Recipient(End, Protocol):
     """A client's connection, whose response does not pass by its protocol."""
 
+    @property
+    def transport(self) -> ByteTransport: ...
     def passed_by(self, nbytes: int) -> None:
         """So many bytes of the response's body."""
 

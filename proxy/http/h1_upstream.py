@@ -207,6 +207,19 @@ class Http1Upstream(PooledConnection):
         if len(data) >= LARGE_READ_BYTES:
             self._begins_splice()
 
+    def chunks_received(self, chunks: list[bytes]) -> None:
+        """Parts of a body go on as they are; only what may hold something else is joined and read."""
+        size = sum(map(len, chunks))
+        exchange = self.exchange
+        recipient = exchange.client.takes_as_it_comes if exchange is not None else None
+        if exchange is None or recipient is None or self._reader.body_left <= size:
+            super().chunks_received(chunks)
+            return
+        self.received += size
+        self._reader.passed_by(size)
+        exchange.response_passed_by(size)
+        recipient.transport.writelines(chunks)
+
     def eof_received(self) -> bool:
         self.ended = True
         exchange = self.exchange

@@ -9,6 +9,7 @@ import threading
 
 import pytest
 
+from proxy.dialled import Dialled
 from tests.kit import payload, peers
 from tests.kit.client import Upload
 from tests.kit.origins import Conversation, Origin, always, in_turn, ok
@@ -83,6 +84,24 @@ def test_bodies_go_up_whole(one_loop: LoopThread, method: str, size: int, is_tls
 @pytest.mark.parametrize("is_tls", [False, True], ids=["plain", "tls"])
 def test_64_mib_come_down_whole(one_loop: LoopThread, is_chunked: bool, is_tls: bool) -> None:
     down(one_loop, 64 * payload.MIB, is_chunked, is_tls)
+
+
+def test_parts_of_a_body_in_tls_are_not_joined(one_loop: LoopThread, monkeypatch: pytest.MonkeyPatch) -> None:
+    joined = 0
+    join = Dialled.chunks_received
+
+    def note(connection: Dialled, chunks: list[bytes]) -> None:
+        nonlocal joined
+        joined += sum(map(len, chunks))
+        join(connection, chunks)
+
+    monkeypatch.setattr(Dialled, "chunks_received", note)
+    size = 16 * payload.MIB
+    down(one_loop, size, is_chunked=False, is_tls=True)
+    assert joined < size / 10
+    joined = 0
+    down(one_loop, size, is_chunked=True, is_tls=True)
+    assert joined > size / 10, "heads of chunks are to be found"
 
 
 @pytest.mark.slow

@@ -13,7 +13,7 @@ import pytest
 from tests.kit.ca import Authority
 from tests.tls.duet import HOST, V10, V12, V13, originate, server_context, shake
 from tls import context as module
-from tls.context import MAX_OBSERVING, MAX_QUIET, quiet_context
+from tls.context import MAX_OBSERVING, MAX_QUIET, NO_CERTIFICATE_COMPRESSION, quiet_context
 from tls.material import MaterialError
 from tls.policy import ClientCertificate, MatchType, Mode, Origination, SanMatcher, TrustAnchors
 
@@ -29,6 +29,7 @@ def test_every_setting() -> None:
     assert not context.hostname_checks_common_name
     assert context.verify_flags & ssl.VerifyFlags.VERIFY_X509_PARTIAL_CHAIN
     assert context.options & ssl.OP_NO_COMPRESSION
+    assert context.options & NO_CERTIFICATE_COMPRESSION == NO_CERTIFICATE_COMPRESSION
     assert context.options & ssl.OP_NO_RENEGOTIATION
     assert (context.minimum_version, context.maximum_version) == (V12, V13)
     assert not any("SHA1" in cipher["name"] or "NULL" in cipher["name"] for cipher in context.get_ciphers())
