@@ -232,10 +232,10 @@ class Connection:
 
     @property
     def is_clogged(self) -> bool:
-        """Is a quarter of the window for all streams together used up by streams that are not read from? What these
-        may still be sent comes on top.
+        """Is half of the window for all streams together used up by streams that are not read from? Soon nobody gets
+        anything here.
         """
-        return self._held >= self._grant_at
+        return self._held >= 2 * self._grant_at
 
     def open(self, stream: Stream, method: bytes, block: FieldBlock, late: bytes = b"", end: bool = False) -> None:
         """Client: send a request. ``method`` as in ``block``. ``end``: it has no body. Look at ``can_open`` first."""

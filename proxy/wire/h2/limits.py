@@ -31,7 +31,7 @@ class Settings:
 
 
 SERVER_SETTINGS: Final = Settings()
-CLIENT_SETTINGS: Final = Settings(stream_window_bytes=4 * MIB, connection_window_bytes=24 * MIB)
+CLIENT_SETTINGS: Final = Settings(stream_window_bytes=4 * MIB)
 
 
 @dataclass(frozen=True, slots=True)

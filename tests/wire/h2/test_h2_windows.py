@@ -340,15 +340,15 @@ class TestReceiving:
         assert updates == [(0, 60_000)]
         assert rig.connection._held == 0
 
-    def test_a_connection_is_clogged_while_a_quarter_of_its_window_is_held(self) -> None:
+    def test_a_connection_is_clogged_while_half_of_its_window_is_held(self) -> None:
         rig = Rig("client", ours=self.SMALL)
         streams = [rig.open(), rig.open()]
         for stream in streams:
             rig.feed(rig.headers(stream.id, [(b":status", b"200")], end=False))
             stream.pause()
-        rig.feed(raw(DATA, 0, 1, bytes(10_000)) * 2)
+        rig.feed(raw(DATA, 0, 1, bytes(10_000)) * 4)
         assert not rig.connection.is_clogged
-        rig.feed(raw(DATA, 0, 3, bytes(5_000)))
+        rig.feed(raw(DATA, 0, 3, bytes(10_000)))
         assert rig.connection.is_clogged
         assert rig.capacities == 0
         streams[1].resume()
