@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any, cast
 
@@ -36,9 +36,13 @@ REFILL_INTERVAL_S = 5.0
 
 
 class OriginStream(Stream):
-    """One request and its response. ``wants_end``: the request has a body, whose end is to be said."""
+    """One request and its response. ``wants_end``: the request has a body, whose end is to be said. ``full_since``: when
+    its client had enough for now, if it still has.
+    """
 
-    __slots__ = ("_grpc_status", "_is_untouched", "_owner", "_speaks_grpc", "endpoint", "exchange", "wants_end")
+    __slots__ = (
+        "_grpc_status", "_is_untouched", "_owner", "_speaks_grpc", "endpoint", "exchange", "full_since", "wants_end",
+    )  # fmt: skip
 
     may_refuse = True
     ended = False  # an upgrade is not known to HTTP/2
@@ -52,6 +56,7 @@ class OriginStream(Stream):
         self.endpoint = connection.endpoint
         self.exchange: Exchange | None = None
         self.wants_end = False
+        self.full_since: float | None = None
 
     @property
     def reuses(self) -> bool:
@@ -97,9 +102,12 @@ class OriginStream(Stream):
         self.reset(ErrorCode.CANCEL)
 
     def pause_reading(self) -> None:
+        if self.full_since is None:
+            self.full_since = self._owner.now()
         self.pause()
 
     def resume_reading(self) -> None:
+        self.full_since = None
         self.resume()
 
     def write_eof(self) -> None:
@@ -177,8 +185,8 @@ class Http2Upstream(PooledConnection):
     """
 
     __slots__ = (
-        "_loop", "_output", "_refill", "broken", "deferred", "engine", "is_pooled", "lockstep", "lost", "on_output",
-        "pool", "scheme", "speaks_grpc",
+        "_loop", "_output", "_refill", "broken", "deferred", "engine", "is_pooled", "lockstep", "lost", "now",
+        "on_output", "pool", "scheme", "speaks_grpc",
     )  # fmt: skip
 
     def __init__(self, pool: Http2Pool, endpoint: Endpoint, policy: Origination | None) -> None:
@@ -192,6 +200,7 @@ class Http2Upstream(PooledConnection):
         self.deferred: list[Exchange] = []
         """Exchanges whose heads came in this read, and wait for data."""
         self._loop = asyncio.get_running_loop()
+        self.now = self._loop.time
         self._refill: asyncio.TimerHandle | None = None
         self.lockstep = Lockstep()
         self.is_pooled = False
@@ -257,12 +266,15 @@ class Http2Upstream(PooledConnection):
 
     def end_stalled(self, now: float, limit_s: float) -> bool:
         """End exchanges whose clients have taken nothing for so long, the one that stands still the longest first, as
-        long as they clog the connection. Whether they no longer do.
+        long as they clog the connection. Whether they no longer do. That nothing moved before there was anything to
+        take (an origin that thinks, a gRPC stream that had nothing to say) is not the client's doing.
         """
         engine = self.engine
-        streams = [stream for stream in engine.streams.values() if isinstance(stream, OriginStream) and stream.clogs]
-        exchanges = [stream.exchange for stream in streams if stream.exchange is not None]
-        stalled = [(exchange.client.still_since(now), exchange) for exchange in exchanges]
+        stalled: list[tuple[float, Exchange]] = []
+        for stream in cast("Iterable[OriginStream]", engine.streams.values()):
+            exchange, full_since = stream.exchange, stream.full_since
+            if stream.clogs and exchange is not None and full_since is not None:
+                stalled.append((max(exchange.client.still_since(now), full_since), exchange))
         for since, exchange in sorted(stalled, key=itemgetter(0)):
             if not engine.is_clogged or now - since < limit_s:
                 break

@@ -197,6 +197,8 @@ class Clogging:
 
     @staticmethod
     def script(visit: H2Visit, request: Message) -> None:
+        if request.reset is not None:
+            return
         if request[":path"] == "/small":
             visit.answer(request, 200, body=b"small")
             return
@@ -256,3 +258,23 @@ def test_a_client_that_is_only_slow_is_not_ended(one_loop: LoopThread) -> None:
             clogging.take_all()
             assert other.wait(small).body == b"small"
         assert rig.listener.http.downstream_rq_idle_timeout == 0
+
+
+@pytest.mark.usefixtures("small_windows")
+def test_time_before_there_was_anything_to_take_does_not_count(
+    one_loop: LoopThread, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An origin may think for long, and a gRPC stream have nothing to say: clients are given their time from then on."""
+    with (
+        H2Origin(Clogging.script) as origin,
+        Rig(one_loop, [origin], protocol=Protocol.HTTP2) as rig,
+        H2Client(rig.port) as other,
+    ):
+        monkeypatch.setattr(rig.listener, "now", lambda: one_loop.loop.time() - 1000)
+        with Clogging(rig):
+            pool = rig.cluster.http
+            assert isinstance(pool, Http2Pool)
+            other.begin(path="/small")
+            one_loop.until(lambda: pool.waiting_count == 2, "another to wait")
+            rig.loop.look(pool._look_again)
+            assert rig.listener.http.downstream_rq_idle_timeout == 0
