@@ -390,12 +390,16 @@ class Http1Downstream(asyncio.Protocol):
             self._closing = True
             self.transport.close()
 
+    def _bytes_moved(self) -> int:
+        """Without what waits in the transport, which may be as much as a stream's window lets in (4 MiB)."""
+        return self.received + self.sent - self.transport.get_write_buffer_size()
+
     def still_since(self, now: float) -> float:
-        return self._last_change if self.received + self.sent == self._bytes_seen else now
+        return self._last_change if self._bytes_moved() == self._bytes_seen else now
 
     def check_times(self, now: float) -> None:
         """Look at the time limits."""
-        seen = self.received + self.sent
+        seen = self._bytes_moved()
         if seen != self._bytes_seen:
             self._bytes_seen, self._last_change = seen, now
         idle_s = now - self._last_change

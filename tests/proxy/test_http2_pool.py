@@ -12,14 +12,16 @@ import pytest
 from config.plan import Protocol
 from proxy.http import h2_pool, h2_upstream
 from proxy.http.exchange import MAX_ATTEMPTS
+from proxy.http.h1_downstream import Http1Downstream
 from proxy.http.h2_pool import MAX_CONNECTIONS_PER_ENDPOINT, Http2Pool
 from proxy.http.h2_upstream import Http2Upstream
 from proxy.wire.h2.limits import Settings
+from tests.kit import client as tcp
 from tests.kit.ca import Authority
 from tests.kit.h2frames import Frames, Setting, headers, window_update
 from tests.kit.http2_peers import H2Client, H2Origin, H2Visit, Message, respond
 from tests.kit.peers import Peer, Visit, server_tls
-from tests.proxy.rig import SERVER, LoopThread, Rig, trusting
+from tests.proxy.rig import SERVER, LoopThread, Rig, grows_no_more, trusting
 from tls.verdict import Cause, Refused, not_tls
 
 WAITING = 4
@@ -278,3 +280,31 @@ def test_time_before_there_was_anything_to_take_does_not_count(
             one_loop.until(lambda: pool.waiting_count == 2, "another to wait")
             rig.loop.look(pool._look_again)
             assert rig.listener.http.downstream_rq_idle_timeout == 0
+
+
+def test_a_client_of_http1_that_is_only_slow_does_not_stand_still(loop: LoopThread) -> None:
+    """What waits for it waits in its transport, and is taken from there."""
+    body = bytes(8 * 1024 * 1024)
+
+    def script(visit: H2Visit, request: Message) -> None:
+        visit.answer(request, body=body)
+
+    with (
+        H2Origin(script) as origin,
+        Rig(loop, [origin], protocol=Protocol.HTTP2) as rig,
+        tcp.connect(rig.port) as sock,
+    ):
+        sock.sendall(b"GET / HTTP/1.1\r\nHost: app.test\r\n\r\n")
+        grows_no_more(rig, lambda: sum(one.received for one in rig.cluster.connections))
+        (downstream,) = rig.listener.connections
+        assert isinstance(downstream, Http1Downstream)
+        buffered, sent = rig.loop.look(lambda: (downstream.transport.get_write_buffer_size(), downstream.sent))
+        assert buffered > 1024 * 1024
+        rig.loop.look(lambda: downstream.check_times(1e9))
+        assert rig.loop.look(lambda: downstream.still_since(2e9)) == 1e9
+        taken = 0
+        while rig.loop.look(downstream.transport.get_write_buffer_size) == buffered:
+            taken += len(sock.recv(64 * 1024))
+        assert rig.loop.look(lambda: (downstream.still_since(2e9), downstream.sent)) == (2e9, sent)
+        while taken < len(body):
+            taken += len(sock.recv(256 * 1024))
