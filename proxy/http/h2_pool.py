@@ -56,7 +56,8 @@ class Http2Pool(HttpPool[Http2Upstream]):
         self.waiting_count = 0
         self._dialling: set[Endpoint | None] = set()
         self._loop = asyncio.get_running_loop()
-        self._next_look: asyncio.TimerHandle | None = None
+        self._looked_at: set[Endpoint] = set()
+        """Those that have been looked at for responses that stand still, until the next look."""
 
     def lease(self, exchange: Exchange) -> None:
         """Find ``exchange`` a stream: at once, or when there is one, it is started; or it fails."""
@@ -92,7 +93,8 @@ class Http2Pool(HttpPool[Http2Upstream]):
         self._waiting.setdefault(endpoint, deque()).append(exchange)
         self._dial_for(endpoint)
 
-    def _dial_for(self, endpoint: Endpoint | None) -> None:
+    def _dial_for(self, endpoint: Endpoint | None, *, again: bool = False) -> None:
+        """``again``: it has been tried, and counted, for the same exchanges before."""
         if endpoint in self._dialling:
             return
         if endpoint is not None:
@@ -101,7 +103,7 @@ class Http2Pool(HttpPool[Http2Upstream]):
             )
             is_full = self.cluster.is_full
             if open_ones and (is_full or open_ones >= MAX_CONNECTIONS_PER_ENDPOINT):
-                if is_full:
+                if is_full and not again:
                     self.cluster.stats.upstream_cx_overflow += 1
                 self._end_stalled(endpoint)  # they wait for a stream of those that exist
                 return
@@ -109,18 +111,39 @@ class Http2Pool(HttpPool[Http2Upstream]):
         spawn(self._dial(endpoint), f"dial {self.cluster.plan.name}")
 
     def _end_stalled(self, endpoint: Endpoint) -> None:
-        """Clear one connection of those that are clogged; if none can be, look again soon."""
-        if self._next_look is not None:
+        """Clear one connection of those that are clogged. Look again soon if that is not enough for all who wait, or
+        if there was none: what ends then may leave nothing but clogged ones.
+        """
+        if endpoint in self._looked_at:
             return
         now = self._loop.time()
-        clogged = [one for one in self._connections if one.endpoint is endpoint and one.engine.is_clogged]
-        if clogged and not any(connection.end_stalled(now, STALLED_S) for connection in clogged):
-            self._next_look = self._loop.call_later(LOOK_INTERVAL_S, self._look_again)
+        clogged = [
+            one for one in self._connections if one.endpoint is endpoint and one.engine.is_clogged and not one.retired
+        ]
+        any(connection.end_stalled(now, STALLED_S) for connection in clogged)
+        if endpoint in self._waiting:
+            if not self._looked_at:
+                self._loop.call_later(LOOK_INTERVAL_S, self._look_again)
+            self._looked_at.add(endpoint)
 
     def _look_again(self) -> None:
-        self._next_look = None
-        for endpoint in tuple(self._waiting):
-            self._dial_for(endpoint)
+        self._looked_at.clear()
+        for endpoint, waiting in tuple(self._waiting.items()):
+            self._forget_those_gone(endpoint, waiting)
+            if endpoint in self._waiting:
+                self._dial_for(endpoint, again=True)
+
+    def _forget_those_gone(self, endpoint: Endpoint | None, waiting: deque[Exchange]) -> None:
+        """Nobody's response is ended for their sake."""
+        count = len(waiting)
+        left = [exchange for exchange in waiting if not exchange.over]
+        waiting.clear()
+        waiting.extend(left)
+        gone = count - len(left)
+        self.waiting_count -= gone
+        self.cluster.stats.upstream_rq_pending_active -= gone
+        if not left:
+            self._waiting.pop(endpoint, None)
 
     async def _dial(self, endpoint: Endpoint | None) -> None:
         policy = self.cluster.plan.tls

@@ -18,7 +18,7 @@ from proxy.http.h2_upstream import Http2Upstream
 from proxy.wire.h2.limits import Settings
 from tests.kit import client as tcp
 from tests.kit.ca import Authority
-from tests.kit.h2frames import Frames, Setting, headers, window_update
+from tests.kit.h2frames import Frames, Setting, headers, rst_stream, window_update
 from tests.kit.http2_peers import H2Client, H2Origin, H2Visit, Message, respond
 from tests.kit.peers import Peer, Visit, server_tls
 from tests.proxy.rig import SERVER, LoopThread, Rig, grows_no_more, trusting
@@ -186,16 +186,25 @@ class Clogging:
 
     BEGUN = bytes(SMALL_WINDOWS.stream_window_bytes)
 
-    def __init__(self, rig: Rig) -> None:
+    def __init__(self, rig: Rig, max_connections: int = 100) -> None:
+        rig.update(max_connections=max_connections)
         self.client = Frames(rig.port)
         self.client.handshake((Setting.INITIAL_WINDOW_SIZE, 0))
         self._rig = rig
         self.count = 0
         while not self.is_clogged():
-            block = self.client.encode(self.client.request(path="/large"))
-            self.client.send(headers(2 * self.count + 1, block))
-            self.count += 1
-            rig.loop.until(lambda: self._held() == self.count or self.is_clogged(), "a response to stand still")
+            self.ask_for_more()
+
+    def ask_for_more(self) -> None:
+        block = self.client.encode(self.client.request(path="/large"))
+        self.client.send(headers(2 * self.count + 1, block))
+        self.count += 1
+        stats, pool = self._rig.cluster.stats, self._rig.cluster.http
+        assert isinstance(pool, Http2Pool)
+        self._rig.loop.until(
+            lambda: self._held() + stats.upstream_rq_pending_active == self.count and not pool._dialling,
+            "a response to stand still, or a request to wait for others",
+        )
 
     @staticmethod
     def script(visit: H2Visit, request: Message) -> None:
@@ -208,7 +217,8 @@ class Clogging:
         if request[":path"] == "/large":
             visit.send_what_fits(request.stream_id, Clogging.BEGUN)
 
-    def _upstreams(self) -> list[Http2Upstream]:
+    @property
+    def upstreams(self) -> list[Http2Upstream]:
         return [one for one in self._rig.cluster.connections if isinstance(one, Http2Upstream)]
 
     def is_clogged(self) -> bool:
@@ -216,7 +226,7 @@ class Clogging:
         return self._rig.cluster.stats.upstream_rq_pending_active > 0
 
     def _held(self) -> int:
-        return sum(stream.clogs for one in self._upstreams() for stream in one.engine.streams.values())
+        return sum(stream.clogs for one in self.upstreams for stream in one.engine.streams.values())
 
     def take_all(self) -> None:
         streams = range(1, 2 * self.count, 2)
@@ -308,3 +318,107 @@ def test_a_client_of_http1_that_is_only_slow_does_not_stand_still(loop: LoopThre
         assert rig.loop.look(lambda: (downstream.still_since(2e9), downstream.sent)) == (2e9, sent)
         while taken < len(body):
             taken += len(sock.recv(256 * 1024))
+
+
+@pytest.fixture
+def looks(monkeypatch: pytest.MonkeyPatch) -> list[Http2Upstream]:
+    """The connections that were looked at for responses that stand still; none ever has any."""
+    seen: list[Http2Upstream] = []
+
+    def end_stalled(connection: Http2Upstream, _now: float, _limit_s: float) -> bool:
+        seen.append(connection)
+        return False
+
+    monkeypatch.setattr(Http2Upstream, "end_stalled", end_stalled)
+    return seen
+
+
+@pytest.mark.usefixtures("small_windows")
+def test_one_endpoint_that_cannot_be_cleared_does_not_keep_others_from_it(
+    one_loop: LoopThread, looks: list[Http2Upstream]
+) -> None:
+    with (
+        H2Origin(Clogging.script) as origin,
+        H2Origin(Clogging.script) as other,
+        Rig(one_loop, [origin, other], protocol=Protocol.HTTP2) as rig,
+        Clogging(rig) as clogging,
+    ):
+        pool = rig.cluster.http
+        assert isinstance(pool, Http2Pool)
+        while len(pool._waiting) < 2:
+            clogging.ask_for_more()
+        looks.clear()
+        one_loop.until(lambda: {one.endpoint for one in looks} == {*rig.cluster.balancer}, "both to be looked at")
+
+
+@pytest.mark.usefixtures("small_windows")
+def test_what_is_retired_is_not_cleared(one_loop: LoopThread, looks: list[Http2Upstream]) -> None:
+    """Nobody who waits would get a stream there."""
+    with (
+        H2Origin(Clogging.script) as origin,
+        Rig(one_loop, [origin], protocol=Protocol.HTTP2) as rig,
+        Clogging(rig, max_connections=2) as clogging,
+    ):
+        overflows = rig.cluster.stats.upstream_cx_overflow
+        retired = rig.loop.look(lambda: clogging.upstreams[0])
+        rig.loop.look(retired.retire)
+        looks.clear()
+        one_loop.until(lambda: len(looks) >= 2, "two looks")
+        assert retired not in looks
+        assert rig.cluster.stats.upstream_cx_overflow == overflows, "of those who wait, each counts once"
+
+
+@pytest.mark.usefixtures("small_windows")
+def test_nothing_is_ended_for_those_who_wait_no_more(one_loop: LoopThread, monkeypatch: pytest.MonkeyPatch) -> None:
+    with (
+        H2Origin(Clogging.script) as origin,
+        Rig(one_loop, [origin], protocol=Protocol.HTTP2) as rig,
+        Clogging(rig) as clogging,
+    ):
+        stats = rig.cluster.stats
+        cancelled = stats.upstream_rq_cancelled
+        clogging.client.send(rst_stream(2 * clogging.count - 1))
+        one_loop.until(lambda: stats.upstream_rq_cancelled > cancelled, "the one that waits to leave")
+        monkeypatch.setattr(h2_pool, "STALLED_S", 0.0)
+        one_loop.until(lambda: not stats.upstream_rq_pending_active, "it to be forgotten")
+        assert rig.listener.http.downstream_rq_idle_timeout == 0
+
+
+@pytest.mark.usefixtures("small_windows")
+def test_what_clogs_after_somebody_began_to_wait_is_cleared_too(
+    one_loop: LoopThread, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At first they wait for a stream, of which there are only so many, and nothing stands still."""
+    monkeypatch.setattr(h2_pool, "STALLED_S", 0.1)
+    everybody = threading.Barrier(MAX_CONNECTIONS_PER_ENDPOINT + 1)
+
+    def script(visit: H2Visit, request: Message) -> None:
+        if request.reset is not None:
+            return
+        if request[":path"] == "/small":
+            visit.answer(request, 200, body=b"small")
+            return
+        visit.send_head(request.stream_id, [(":status", "200")])
+        large = [one.stream_id for one in visit.messages.values() if one[":path"] == "/large"]
+        if large.index(request.stream_id) == 2:
+            everybody.wait(10)
+            for stream_id in large:
+                visit.send_what_fits(stream_id, Clogging.BEGUN)
+
+    with (
+        H2Origin(script, max_streams=3) as origin,
+        Rig(one_loop, [origin], protocol=Protocol.HTTP2) as rig,
+        H2Client(rig.port) as other,
+        Frames(rig.port) as client,
+    ):
+        assert other.ask(path="/small").status == 200  # from now on it is known that a connection has three streams
+        stats = rig.cluster.stats
+        client.handshake((Setting.INITIAL_WINDOW_SIZE, 0))
+        count = 3 * MAX_CONNECTIONS_PER_ENDPOINT
+        blocks = [client.encode(client.request(path="/large")) for _ in range(count)]
+        client.send(*(headers(2 * number + 1, block) for number, block in enumerate(blocks)))
+        one_loop.until(lambda: stats.upstream_rq_active - stats.upstream_rq_pending_active == count, "all of them")
+        small = other.begin(path="/small")
+        one_loop.until(lambda: stats.upstream_rq_pending_active == 1, "another to wait")
+        everybody.wait(10)
+        assert other.wait(small).body == b"small"
