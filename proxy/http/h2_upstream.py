@@ -36,8 +36,8 @@ REFILL_INTERVAL_S = 5.0
 
 
 class OriginStream(Stream):
-    """One request and its response. ``wants_end``: the request has a body, whose end is to be said. ``full_since``: when
-    its client had enough for now, if it still has.
+    """One request and its response. ``wants_end``: the request has a body, whose end is to be said. ``full_since``:
+    when its client had enough for now, if it still has.
     """
 
     __slots__ = (

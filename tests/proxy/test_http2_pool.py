@@ -276,7 +276,7 @@ def test_a_client_that_is_only_slow_is_not_ended(one_loop: LoopThread) -> None:
 def test_time_before_there_was_anything_to_take_does_not_count(
     one_loop: LoopThread, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """An origin may think for long, and a gRPC stream have nothing to say: clients are given their time from then on."""
+    """An origin may think for long, and a gRPC stream have nothing to say: clients have their time from then on."""
     with (
         H2Origin(Clogging.script) as origin,
         Rig(one_loop, [origin], protocol=Protocol.HTTP2) as rig,
