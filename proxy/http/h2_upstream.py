@@ -223,7 +223,10 @@ class Http2Upstream(PooledConnection):
         self._refill = self._loop.call_later(REFILL_INTERVAL_S, self._refill_budgets)
 
     def _refill_budgets(self) -> None:
-        self.engine.refill()
+        engine = self.engine
+        engine.refill()
+        if engine.is_nearly_blocked and not all(stream.clogs for stream in engine.streams.values()):
+            self.pool.holds_up_others(self)
         self._schedule_refill()
 
     def connection_lost(self, exc: Exception | None) -> None:

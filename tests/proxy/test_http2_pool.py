@@ -422,3 +422,44 @@ def test_what_clogs_after_somebody_began_to_wait_is_cleared_too(
         one_loop.until(lambda: stats.upstream_rq_pending_active == 1, "another to wait")
         everybody.wait(10)
         assert other.wait(small).body == b"small"
+
+
+@pytest.mark.usefixtures("small_windows")
+def test_who_has_a_stream_already_does_not_wait_long_either(
+    one_loop: LoopThread, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Responses that were all begun before any stood still may use up all of the window."""
+    monkeypatch.setattr(h2_pool, "STALLED_S", 0.1)
+    monkeypatch.setattr(h2_upstream, "REFILL_INTERVAL_S", 0.05)
+    window = SMALL_WINDOWS.connection_window_bytes
+    count = 2 * window // SMALL_WINDOWS.stream_window_bytes
+
+    def script(visit: H2Visit, request: Message) -> None:
+        if request.reset is not None:
+            return
+        visit.send_head(request.stream_id, [(":status", "200")])
+        large = [one.stream_id for one in visit.messages.values() if one[":path"] == "/large"]
+        if request[":path"] == "/large" and large[-1] == request.stream_id and len(large) == count:
+            (feed,) = (one.stream_id for one in visit.messages.values() if one[":path"] == "/feed")
+            left = {**dict.fromkeys(large, len(Clogging.BEGUN)), feed: window}
+            while left[feed]:
+                for stream_id, missing in left.items():
+                    if visit.messages[stream_id].reset is None:
+                        left[stream_id] -= visit.send_what_fits(stream_id, bytes(missing))
+                if left[feed] and not visit.read():
+                    return
+            visit.send_data(feed, b"", end=True)
+
+    with (
+        H2Origin(script) as origin,
+        Rig(one_loop, [origin], protocol=Protocol.HTTP2) as rig,
+        H2Client(rig.port) as other,
+        Frames(rig.port) as client,
+    ):
+        feed = other.begin(path="/feed")
+        other.wait_for_head(feed)
+        client.handshake((Setting.INITIAL_WINDOW_SIZE, 0))
+        blocks = [client.encode(client.request(path="/large")) for _ in range(count)]
+        client.send(*(headers(2 * number + 1, block) for number, block in enumerate(blocks)))
+        assert len(other.wait(feed).body) == window
+        assert origin.connections == 1

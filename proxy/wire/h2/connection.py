@@ -237,6 +237,11 @@ class Connection:
         """
         return self._held >= 2 * self._grant_at
 
+    @property
+    def is_nearly_blocked(self) -> bool:
+        """Are three quarters?"""
+        return self._held >= 3 * self._grant_at
+
     def open(self, stream: Stream, method: bytes, block: FieldBlock, late: bytes = b"", end: bool = False) -> None:
         """Client: send a request. ``method`` as in ``block``. ``end``: it has no body. Look at ``can_open`` first."""
         if len(self.streams) >= self.max_streams or self.draining or self._next_id > LARGEST_ID:
