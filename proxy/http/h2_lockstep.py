@@ -36,6 +36,7 @@ class Lockstep:
         """A stream begins that is not for :attr:`client`. ``is_only``: there is no other. ``None``: a client whose
         connection carries nothing else, and that is paused by itself.
         """
+        self._forget_client()
         self.client = client if is_only else None
         self._is_in_vain = False
         self._read_on()
@@ -50,10 +51,16 @@ class Lockstep:
 
     def end(self) -> None:
         """The connection is lost."""
-        self.client = None
+        self._forget_client()
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+
+    def _forget_client(self) -> None:
+        """It may be full for long, and outlive many connections to endpoints."""
+        if self.client is not None:
+            self.client.forget(self._taken)
+            self.client = None
 
     def _taken(self) -> None:
         self._is_in_vain = False

@@ -68,6 +68,10 @@ class Http2Output:
         """Call this once, when the transport takes more, or is lost."""
         self._waiting.add(call)
 
+    def forget(self, call: Callable[[], None]) -> None:
+        """It need not be called any more."""
+        self._waiting.discard(call)
+
     def end(self) -> None:
         """Nobody needs to wait for the transport any more. For one that is lost."""
         self.is_full = False

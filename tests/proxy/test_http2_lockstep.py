@@ -130,7 +130,13 @@ def test_a_connection_may_end_meanwhile(one_loop: LoopThread) -> None:
     ):
         streams = client.begin_all()
         upstream = wait_for_stop(rig)
+        output = upstream.lockstep.client
+        assert output is not None
+        assert upstream.lockstep._taken in output._waiting
         rig.loop.look(upstream.transport.abort)
+        rig.loop.until(
+            lambda: upstream.lockstep._taken not in output._waiting, "a connection that is no more to be forgotten"
+        )
         endings = [client.wait(stream) for stream in streams]
         assert any(ending.reset is not None for ending in endings)
         assert client.ask().body == BODY
