@@ -400,21 +400,21 @@ def test_what_clogs_after_somebody_began_to_wait_is_cleared_too(
             return
         visit.send_head(request.stream_id, [(":status", "200")])
         large = [one.stream_id for one in visit.messages.values() if one[":path"] == "/large"]
-        if large.index(request.stream_id) == 2:
+        if large.index(request.stream_id) == 4:
             everybody.wait(10)
             for stream_id in large:
                 visit.send_what_fits(stream_id, Clogging.BEGUN)
 
     with (
-        H2Origin(script, max_streams=3) as origin,
+        H2Origin(script, max_streams=5) as origin,
         Rig(one_loop, [origin], protocol=Protocol.HTTP2) as rig,
         H2Client(rig.port) as other,
         Frames(rig.port) as client,
     ):
-        assert other.ask(path="/small").status == 200  # from now on it is known that a connection has three streams
+        assert other.ask(path="/small").status == 200  # from now on it is known that a connection has five streams
         stats = rig.cluster.stats
         client.handshake((Setting.INITIAL_WINDOW_SIZE, 0))
-        count = 3 * MAX_CONNECTIONS_PER_ENDPOINT
+        count = 5 * MAX_CONNECTIONS_PER_ENDPOINT
         blocks = [client.encode(client.request(path="/large")) for _ in range(count)]
         client.send(*(headers(2 * number + 1, block) for number, block in enumerate(blocks)))
         one_loop.until(lambda: stats.upstream_rq_active - stats.upstream_rq_pending_active == count, "all of them")
