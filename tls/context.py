@@ -17,6 +17,7 @@ level 0 (their signatures are SHA-1), which also lets weak keys pass: only setti
 from __future__ import annotations
 
 import ssl
+import sys
 import warnings
 from functools import lru_cache
 
@@ -37,10 +38,10 @@ MODERN_CIPHERS = "@SECLEVEL=2:ECDH+AESGCM:ECDH+CHACHA20:ECDH+AES:DHE+AES:!aNULL:
 LEGACY_CIPHERS = "@SECLEVEL=0:ECDH+AESGCM:ECDH+CHACHA20:ECDH+AES:DHE+AES:RSA+AES:!aNULL:!eNULL:!aDSS:!PSK:!SRP"
 """With the CBC and RSA suites that TLS 1.0 and 1.1 peers have."""
 
-NO_CERTIFICATE_COMPRESSION = 1 << 32 | 1 << 33
-"""``SSL_OP_NO_TX_CERTIFICATE_COMPRESSION`` and ``..._RX_...`` of OpenSSL 3.2, which Python has no names for; before,
-these bits mean nothing. By RFC 8879, who is not verified yet says how much memory we are to set aside for what it
-sends; and we could not show what it presents (``presented.py``).
+NO_CERTIFICATE_COMPRESSION = 1 << 32 | 1 << 33 if sys.maxsize > 1 << 33 else 0
+"""``SSL_OP_NO_TX_CERTIFICATE_COMPRESSION`` and ``..._RX_...`` of OpenSSL 3.2. Python has no names for them, and cannot
+set them on 32-bit machines; before 3.2 they mean nothing. By RFC 8879, who is not verified yet says how much memory we
+are to set aside for what it sends; and we could not show what it presents (``presented.py``).
 """
 
 

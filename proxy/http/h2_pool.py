@@ -121,7 +121,9 @@ class Http2Pool(HttpPool[Http2Upstream]):
         clogged = [
             one for one in self._connections if one.endpoint is endpoint and one.engine.is_clogged and not one.retired
         ]
-        any(connection.end_stalled(now, STALLED_S) for connection in clogged)
+        for connection in clogged:
+            if connection.end_stalled(now, STALLED_S):
+                break
         if endpoint in self._waiting:
             if not self._looked_at:
                 self._loop.call_later(LOOK_INTERVAL_S, self._look_again)
