@@ -73,8 +73,9 @@ class OriginStream(Stream):
         head = exchange.head
         connection = self._owner
         connection.served += 1
-        if exchange.client.output is not connection.lockstep.client:
-            connection.lockstep.change(exchange.client.output, is_only=not connection.engine.streams)
+        lockstep, output = connection.lockstep, exchange.client.output
+        if output is not lockstep.client and (lockstep.client is not None or not connection.engine.streams):
+            lockstep.change(output, is_only=not connection.engine.streams)
         caller = exchange.client.caller
         rendered = request_block(head, self.endpoint.authority, connection.scheme, caller is not None)
         request_id = exchange.request_id
