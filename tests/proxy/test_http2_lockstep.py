@@ -7,6 +7,8 @@ from __future__ import annotations
 import hashlib
 import random
 import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import cast
 
 import pytest
@@ -44,6 +46,12 @@ def send_body(visit: H2Visit, request: Message) -> None:
         visit.answer(request, body=BODY)
 
 
+@contextmanager
+def one_origin(loop: LoopThread) -> Iterator[tuple[H2Origin, Rig]]:
+    with H2Origin(send_body) as origin, Rig(loop, [origin], protocol=Protocol.HTTP2) as rig:
+        yield origin, rig
+
+
 def upstream_of(rig: Rig) -> Http2Upstream:
     rig.loop.until(lambda: rig.cluster.connections, "a connection to the origin")
     (upstream,) = rig.loop.look(lambda: list(rig.cluster.connections))
@@ -63,11 +71,7 @@ def wait_for_stop(rig: Rig) -> Http2Upstream:
 
 @pytest.mark.usefixtures("endless_patience")
 def test_no_more_is_read_than_the_only_client_takes(one_loop: LoopThread) -> None:
-    with (
-        H2Origin(send_body) as origin,
-        Rig(one_loop, [origin], protocol=Protocol.HTTP2) as rig,
-        Client(rig.port) as client,
-    ):
+    with one_origin(one_loop) as (_, rig), Client(rig.port) as client:
         streams = client.begin_all()
         upstream = wait_for_stop(rig)
         digests = {hashlib.sha256(client.wait(stream).body).digest() for stream in streams}
@@ -79,11 +83,7 @@ def test_no_more_is_read_than_the_only_client_takes(one_loop: LoopThread) -> Non
 def test_but_it_is_if_the_client_takes_nothing_for_long(one_loop: LoopThread, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whoever does not read may wait for what the endpoint has to say."""
     monkeypatch.setattr(h2_lockstep, "PATIENCE_S", 0.01)
-    with (
-        H2Origin(send_body) as origin,
-        Rig(one_loop, [origin], protocol=Protocol.HTTP2) as rig,
-        Client(rig.port) as client,
-    ):
+    with one_origin(one_loop) as (_, rig), Client(rig.port) as client:
         streams = client.begin_all()
         upstream = upstream_of(rig)
         everything = STREAMS * len(BODY)
@@ -93,12 +93,7 @@ def test_but_it_is_if_the_client_takes_nothing_for_long(one_loop: LoopThread, mo
 
 @pytest.mark.usefixtures("endless_patience")
 def test_nobody_else_waits(one_loop: LoopThread) -> None:
-    with (
-        H2Origin(send_body) as origin,
-        Rig(one_loop, [origin], protocol=Protocol.HTTP2) as rig,
-        Client(rig.port) as client,
-        H2Client(rig.port) as other,
-    ):
+    with one_origin(one_loop) as (origin, rig), Client(rig.port) as client, H2Client(rig.port) as other:
         streams = client.begin_all()
         wait_for_stop(rig)
         assert other.ask().body == BODY
@@ -108,10 +103,7 @@ def test_nobody_else_waits(one_loop: LoopThread) -> None:
 
 @pytest.mark.usefixtures("endless_patience")
 def test_nobody_waits_for_a_client_that_has_left(one_loop: LoopThread) -> None:
-    with (
-        H2Origin(send_body) as origin,
-        Rig(one_loop, [origin], protocol=Protocol.HTTP2) as rig,
-    ):
+    with one_origin(one_loop) as (origin, rig):
         with Client(rig.port) as client:
             client.begin_all()
             upstream = wait_for_stop(rig)
@@ -123,11 +115,7 @@ def test_nobody_waits_for_a_client_that_has_left(one_loop: LoopThread) -> None:
 
 @pytest.mark.usefixtures("endless_patience")
 def test_a_connection_may_end_meanwhile(one_loop: LoopThread) -> None:
-    with (
-        H2Origin(send_body) as origin,
-        Rig(one_loop, [origin], protocol=Protocol.HTTP2) as rig,
-        Client(rig.port) as client,
-    ):
+    with one_origin(one_loop) as (_, rig), Client(rig.port) as client:
         streams = client.begin_all()
         upstream = wait_for_stop(rig)
         output = upstream.lockstep.client
