@@ -6,8 +6,8 @@ connections. Should the dialler have passed over the endpoint, those who wait fo
 
 A client that does not take its responses clogs the connection that brings them: what waits for it uses up the window
 that all streams share. When that has happened to every connection that there may be, those who wait need not wait for
-such clients: what has stood still for :data:`STALLED_S` is ended. And so it is where it leaves little of the window to
-those who have streams there and take what they get.
+such clients: what stands still is ended (``Http2Upstream.end_stalled``). And so it is where it leaves little of the
+window to those who have streams there and take what they get.
 
 A connection is retired, which is to say closed after the last of its exchanges, when the origin says GOAWAY, when its
 endpoint has left the service, when TLS is now asked for on other terms, or when it is as old as it may become.
@@ -33,8 +33,6 @@ if TYPE_CHECKING:
 
 MAX_CONNECTIONS_PER_ENDPOINT = 8
 
-STALLED_S = 5.0
-"""How long a response may stand still, because its client does not take it, while others wait for what it holds up."""
 LOOK_INTERVAL_S = 1.0
 """Between two looks for such responses."""
 
@@ -117,12 +115,11 @@ class Http2Pool(HttpPool[Http2Upstream]):
         """
         if endpoint in self._looked_at:
             return
-        now = self._loop.time()
         clogged = [
             one for one in self._connections if one.endpoint is endpoint and one.engine.is_clogged and not one.retired
         ]
         for connection in clogged:
-            if connection.end_stalled(now, STALLED_S):
+            if connection.end_stalled():
                 break
         if endpoint in self._waiting:
             if not self._looked_at:
@@ -201,10 +198,6 @@ class Http2Pool(HttpPool[Http2Upstream]):
         if connection.has_room and not connection.is_pooled:
             connection.is_pooled = True
             connection.endpoint.idle.append(connection)
-
-    def holds_up_others(self, connection: Http2Upstream) -> None:
-        """Little of the window of ``connection`` is left for those who have streams there and take what they get."""
-        connection.end_stalled(self._loop.time(), STALLED_S)
 
     def withdraw(self, connection: Http2Upstream) -> None:
         """``connection`` takes no new exchanges."""

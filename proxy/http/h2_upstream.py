@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     from tls.policy import Origination
 
 REFILL_INTERVAL_S = 5.0
+STALLED_S = 5.0
+"""How long a response may stand still, because its client does not take it, while others wait for what it holds up."""
 
 
 class OriginStream(Stream):
@@ -227,7 +229,7 @@ class Http2Upstream(PooledConnection):
         engine = self.engine
         engine.refill()
         if engine.is_nearly_blocked and not all(stream.clogs for stream in engine.streams.values()):
-            self.pool.holds_up_others(self)
+            self.end_stalled()  # else little of the window is left for those who take what they get
         self._schedule_refill()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -268,19 +270,19 @@ class Http2Upstream(PooledConnection):
         engine = self.engine
         return not self.retired and engine.can_open and not engine.is_clogged and not self.transport.is_closing()
 
-    def end_stalled(self, now: float, limit_s: float) -> bool:
-        """End exchanges whose clients have taken nothing for so long, the one that stands still the longest first, as
-        long as they clog the connection. Whether they no longer do. That nothing moved before there was anything to
-        take (an origin that thinks, a gRPC stream that had nothing to say) is not the client's doing.
+    def end_stalled(self) -> bool:
+        """End exchanges whose clients have taken nothing for :data:`STALLED_S`, the one that stands still the longest
+        first, as long as they clog the connection. Whether they no longer do. That nothing moved before there was
+        anything to take (an origin that thinks, a gRPC stream that had nothing to say) is not the client's doing.
         """
-        engine = self.engine
+        engine, now = self.engine, self.now()
         stalled: list[tuple[float, Exchange]] = []
         for stream in cast("Iterable[OriginStream]", engine.streams.values()):
             exchange, full_since = stream.exchange, stream.full_since
             if stream.clogs and exchange is not None and full_since is not None:
                 stalled.append((max(exchange.client.still_since(now), full_since), exchange))
         for since, exchange in sorted(stalled, key=itemgetter(0)):
-            if not engine.is_clogged or now - since < limit_s:
+            if not engine.is_clogged or now - since < STALLED_S:
                 break
             exchange.listener.http.downstream_rq_idle_timeout += 1
             exchange.idle_out()

@@ -175,7 +175,7 @@ SMALL_WINDOWS = Settings(stream_window_bytes=128 * 1024, connection_window_bytes
 @pytest.fixture
 def small_windows(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(h2_upstream, "CLIENT_SETTINGS", SMALL_WINDOWS)
-    monkeypatch.setattr(h2_pool, "STALLED_S", 60.0)
+    monkeypatch.setattr(h2_upstream, "STALLED_S", 60.0)
     monkeypatch.setattr(h2_pool, "LOOK_INTERVAL_S", 0.05)
 
 
@@ -250,7 +250,7 @@ def test_nobody_waits_long_for_clients_that_take_nothing(one_loop: LoopThread, m
         other.wait_for_head(quiet)
         with Clogging(rig) as clogging:
             assert origin.connections == MAX_CONNECTIONS_PER_ENDPOINT
-            monkeypatch.setattr(h2_pool, "STALLED_S", 0.1)
+            monkeypatch.setattr(h2_upstream, "STALLED_S", 0.1)
             assert other.ask(path="/small").body == b"small"
             ended = rig.listener.http.downstream_rq_idle_timeout
             assert 0 < ended < clogging.count / 2, "no more than it takes"
@@ -325,7 +325,7 @@ def looks(monkeypatch: pytest.MonkeyPatch) -> list[Http2Upstream]:
     """The connections that were looked at for responses that stand still; none ever has any."""
     seen: list[Http2Upstream] = []
 
-    def end_stalled(connection: Http2Upstream, _now: float, _limit_s: float) -> bool:
+    def end_stalled(connection: Http2Upstream) -> bool:
         seen.append(connection)
         return False
 
@@ -379,7 +379,7 @@ def test_nothing_is_ended_for_those_who_wait_no_more(one_loop: LoopThread, monke
         cancelled = stats.upstream_rq_cancelled
         clogging.client.send(rst_stream(2 * clogging.count - 1))
         one_loop.until(lambda: stats.upstream_rq_cancelled > cancelled, "the one that waits to leave")
-        monkeypatch.setattr(h2_pool, "STALLED_S", 0.0)
+        monkeypatch.setattr(h2_upstream, "STALLED_S", 0.0)
         one_loop.until(lambda: not stats.upstream_rq_pending_active, "it to be forgotten")
         assert rig.listener.http.downstream_rq_idle_timeout == 0
 
@@ -389,7 +389,7 @@ def test_what_clogs_after_somebody_began_to_wait_is_cleared_too(
     one_loop: LoopThread, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """At first they wait for a stream, of which there are only so many, and nothing stands still."""
-    monkeypatch.setattr(h2_pool, "STALLED_S", 0.1)
+    monkeypatch.setattr(h2_upstream, "STALLED_S", 0.1)
     everybody = threading.Barrier(MAX_CONNECTIONS_PER_ENDPOINT + 1)
 
     def script(visit: H2Visit, request: Message) -> None:
@@ -429,7 +429,7 @@ def test_who_has_a_stream_already_does_not_wait_long_either(
     one_loop: LoopThread, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Responses that were all begun before any stood still may use up all of the window."""
-    monkeypatch.setattr(h2_pool, "STALLED_S", 0.1)
+    monkeypatch.setattr(h2_upstream, "STALLED_S", 0.1)
     monkeypatch.setattr(h2_upstream, "REFILL_INTERVAL_S", 0.05)
     window = SMALL_WINDOWS.connection_window_bytes
     count = 2 * window // SMALL_WINDOWS.stream_window_bytes
